@@ -132,12 +132,14 @@ class LinkError(RunError):
 class LinkClosed(LinkError):
     """The contact ended while bytes were under way. Not a failure: the next contact resumes.
 
-    ``durable_bytes`` is how much of the chunk the receiver is known to hold.
+    ``durable_bytes`` is how much of the chunk the receiver is known to hold, ``resumed_from`` how much it held
+    before this attempt.
     """
 
-    def __init__(self, message: str, durable_bytes: int = 0) -> None:
+    def __init__(self, message: str, durable_bytes: int = 0, resumed_from: int = 0) -> None:
         super().__init__(message)
         self.durable_bytes = durable_bytes
+        self.resumed_from = resumed_from
 
 
 class IntegrityError(RunError):

@@ -1,0 +1,1 @@
+"""The command line, the planner, the ground server's host and the reports."""

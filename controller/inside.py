@@ -1,0 +1,220 @@
+"""The inside of a local rack: ``python -m controller.inside JOB``, run where a kernel with netem is ours.
+
+One process imports what all nodes need, then forks: the privileged link player, and one unprivileged process per
+node, each in a network namespace of its own. It then flies the mission and writes every event as one JSON line on
+standard output. Everything it makes is anonymous (namespaces belong to processes, processes die with it), so that
+ending it, however, leaves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import importlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import BoardError, SkyrackError
+from testbed.mission import MissionPlan
+from testbed.rack.base import Job, Record, resolve
+
+AGENT = "agent.process:main"
+PLAYER = "agent.player:main"
+
+
+def load_job(path: Path) -> tuple[Job, dict[str, Any]]:
+    """The job the host wrote, and the host's settings beside it."""
+    data = json.loads(path.read_text())
+    plan = MissionPlan.from_json((path.parent / data["plan"]).read_text())
+    job = Job(
+        run=data["run"], plan=plan, directory=Path(data["directory"]), strategy=data["strategy"],
+        scheduler=data["scheduler"], mission=data["mission"],
+    )
+    return job, data
+
+
+def main(arguments: list[str]) -> int:
+    """Run one job; 0 when it ended, else the exit code of the error, which is the last event."""
+    job, settings = load_job(Path(arguments[0]))
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints is log, not an event
+
+    def record(event: dict[str, Any]) -> None:
+        lines.write(json.dumps(event, default=_blob) + "\n")
+
+    try:
+        result = _run(job, settings, record)
+    except SkyrackError as error:
+        record({"kind": "error", "error": type(error).__name__, "message": str(error), "exit": int(error.exit_code)})
+        return int(error.exit_code)
+    record({"kind": "result", "result": result})
+    lines.flush()
+    return 0
+
+
+def _blob(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
+    from testbed.pki import RunAuthority
+    from testbed.rack.namespaces import CONTROLLER_ADDRESS, Space
+
+    record({"kind": "stage", "stage": "importing", "mission_s": 0.0})
+    _warm(job)
+    authority = RunAuthority(job.run)
+    owner = os.stat(sys.prefix)
+    with Space(job.plan.nodes) as space:
+        record({"kind": "stage", "stage": "forking nodes", "mission_s": 0.0})
+        pids: dict[str, int] = {}
+        facts = []
+        for name in job.plan.nodes:
+            seat = _call("agent.process:Seat")(
+                node=name,
+                management_address=space.addresses[name].mgmt,
+                data_address=space.addresses[name].data,
+                controller_address=CONTROLLER_ADDRESS,
+                peers={peer: a.data for peer, a in space.addresses.items()},
+                credentials=authority.issue(name),
+                clock=settings["clock"],
+                uid=owner.st_uid,
+                gid=owner.st_gid,
+            )
+            pids[name] = _fork_in_namespace(seat, lambda pid, name=name: facts.append(space.attach(name, pid)))
+        controller, players = socket.socketpair()
+        _fork(lambda: _call(PLAYER)(players), closes=controller)
+        players.close()
+        record({"kind": "nodes", "pids": pids, "mission_s": 0.0})
+        nodes = {name: addresses.mgmt for name, addresses in space.addresses.items()}
+        peers = {name: addresses.data for name, addresses in space.addresses.items()}
+        return asyncio.run(
+            _fly(job, record, settings, CONTROLLER_ADDRESS, nodes, peers, pids, authority.issue("controller"),
+                 controller, facts)
+        )
+
+
+async def _fly(
+    job: Job, record: Record, settings: dict[str, Any], address: str, nodes: dict[str, str], peers: dict[str, str],
+    pids: dict[str, int], credentials: Any, channel: socket.socket, facts: list[Any],
+) -> dict[str, Any]:
+    # Only now: gRPC starts threads, and nothing forks after this.
+    from controller.fleet import ProcessFleet
+    from controller.links import LinkPlayer
+    from testbed.clock import make_clock
+
+    player = LinkPlayer(channel, job.plan, peers, pids, [vars(f) for f in facts], settings)
+    await player.open()
+    fleet = ProcessFleet(job, address, nodes, credentials, make_clock(settings["clock"]), player)
+    watcher = asyncio.get_running_loop().create_task(_watch(pids))
+    mission = asyncio.get_running_loop().create_task(_mission(job, fleet, record))
+    done, _ = await asyncio.wait({watcher, mission}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (watcher, mission):
+        if task not in done:
+            task.cancel()
+    return (mission if mission in done else watcher).result()
+
+
+async def _mission(job: Job, fleet: Any, record: Record) -> dict[str, Any]:
+    result = await resolve(job.mission)(fleet, job, record)
+    await fleet.stop()
+    return {**result, "facts": fleet.facts()}
+
+
+async def _watch(pids: dict[str, int]) -> dict[str, Any]:
+    """Raise as soon as a node's process ends before its time."""
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[str] = loop.create_future()
+    for name, pid in pids.items():
+        descriptor = os.pidfd_open(pid)
+        loop.add_reader(descriptor, lambda name=name: gone.done() or gone.set_result(name))
+    name = await gone
+    _, status = os.waitpid(pids[name], 0)
+    raise BoardError(f"{name}: its process ended during the run ({_ending(status)})")
+
+
+def _ending(status: int) -> str:
+    return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
+
+
+def _warm(job: Job) -> None:
+    """Import and run once what every node needs, so that forks share it."""
+    from testbed import registry
+    from testbed.learning.runtime import make_deterministic, warm
+
+    make_deterministic()
+    warm()
+    for module in ("agent.process", "testbed.learning.shard", "testbed.learning.evaluate"):
+        importlib.import_module(module)
+    strategy = registry.load("strategies", job.strategy)
+    if strategy.encoder_on_board or strategy.encoder_on_ground:
+        importlib.import_module("testbed.learning.encoder").load_encoder(job.plan.scenario.learning.model)
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and so copy, every shared page
+
+
+def _fork(work: Callable[[], None], closes: socket.socket | None = None) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        if closes is not None:
+            closes.close()
+        work()
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - the child ends here whatever it was
+        sys.stderr.write(f"{work}: {type(error).__name__}: {error}\n")
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _fork_in_namespace(seat: Any, attach: Callable[[int], None]) -> int:
+    """Fork a node into a fresh namespace; it goes on once its devices are there."""
+    ready_read, ready_write = os.pipe()
+    go_read, go_write = os.pipe()
+
+    def child() -> None:
+        from testbed.rack.namespaces import unshare_network
+
+        os.close(ready_read)
+        os.close(go_write)
+        unshare_network()
+        os.write(ready_write, b"1")
+        if os.read(go_read, 1) != b"1":
+            raise BoardError(f"{seat.node}: its network was never attached")
+        _call(AGENT)(seat)
+
+    pid = _fork(child)
+    os.close(ready_write)
+    os.close(go_read)
+    try:
+        if os.read(ready_read, 1) != b"1":
+            raise BoardError(f"{seat.node}: its process ended before it had a network namespace")
+        attach(pid)
+        os.write(go_write, b"1")
+    finally:
+        os.close(ready_read)
+        os.close(go_write)
+    return pid
+
+
+def _call(reference: str) -> Callable[..., Any]:
+    module, _, name = reference.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

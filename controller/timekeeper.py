@@ -1,0 +1,182 @@
+"""The timekeeper: decides when the mission clock skips and holds (DESIGN, decision 7), by two-phase agreement.
+
+Skip when nobody has bytes in flight or computes, to the earliest mission time anybody waits for or any link changes.
+Hold while somebody computes and nothing is in flight. Otherwise run. The decision itself is pure (:func:`decide`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from protos.skyrack.v1.clock_pb2 import AttendResponse, ClockCommand, CommitEpoch, NodeActivity, PrepareEpoch
+from protos.skyrack.v1.clock_pb2_grpc import ClockServiceServicer
+from testbed.clock import ClockCommit, monotonic_s
+from testbed.mission_clock import MissionClock
+
+COMMIT_LEAD_S = 0.01
+"""A commit takes effect this far ahead, so that every node has it by then (management calls take 1-9 ms in a guest)."""
+LEAST_SKIP_S = 0.05
+"""Shorter skips cost more real time than they save."""
+EARLY_S = 0.002
+"""A skip lands this much before the event, so that timers fire at it and not after it."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the clock should do next: run from ``mission_s`` or stand at it; ``votes`` says whether to ask first."""
+
+    mission_s: float
+    running: bool
+    votes: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The latest word of one node."""
+
+    in_flight: int
+    computing: bool
+    wake_mission_s: float | None
+    vote_epoch: int | None
+
+
+def decide(nodes: Sequence[Seen], commit: ClockCommit, now_s: float, edges: Sequence[float]) -> Wish | None:
+    """The next commit worth asking for, or None to leave the clock as it is.
+
+    ``now_s`` is mission time, ``edges`` are the sorted mission times at which any link changes.
+    """
+    computing = any(node.computing for node in nodes)
+    flying = any(node.in_flight for node in nodes)
+    if not commit.running:
+        return None if computing and not flying else Wish(commit.mission_s, running=True, votes=False)
+    if flying:
+        return None
+    if computing:
+        return Wish(now_s, running=False, votes=True)
+    following = bisect.bisect_right(edges, now_s + LEAST_SKIP_S)
+    waits = [node.wake_mission_s for node in nodes if node.wake_mission_s is not None]
+    if not waits:
+        return None
+    target_s = min([*waits, *edges[following : following + 1]]) - EARLY_S
+    return Wish(target_s, running=True, votes=True) if target_s - now_s > LEAST_SKIP_S else None
+
+
+@dataclass
+class _Seat:
+    """One participant: its latest word and how to send it commands."""
+
+    send: Callable[[ClockCommand], None]
+    seen: Seen = field(default_factory=lambda: Seen(1, False, None, None))
+
+
+class Timekeeper(ClockServiceServicer):
+    """Serves every node's attendance; the controller's own clock and the link player follow its commits too."""
+
+    def __init__(
+        self, clock: MissionClock, nodes: Sequence[str], edges: Sequence[float],
+        follow: Callable[[ClockCommit], None], record: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._clock = clock
+        self._nodes = frozenset(nodes)
+        self._edges = sorted(set(edges))
+        self._follow = follow
+        self._record = record
+        self._seats: dict[str, _Seat] = {}
+        self._latest = ClockCommit(1, 0.0, 0.0, running=True)
+        self._number = self._latest.epoch
+        """Epochs and questions share one count, so that an answer can never be taken for another's."""
+        self._asked: tuple[int, Wish] | None = None
+        self._begun = False
+        self.skips = 0
+        self.holds = 0
+        clock.on_activity = self._consider_soon
+
+    def begin(self, commit: ClockCommit) -> None:
+        """The mission has a start; from now on skip and hold."""
+        self._latest = commit
+        self._number = commit.epoch
+        self._begun = True
+        self._consider()
+
+    async def Attend(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[AttendResponse]:  # noqa: N802
+        outgoing: asyncio.Queue[ClockCommand] = asyncio.Queue()
+        reader = asyncio.get_running_loop().create_task(self._listen(requests, outgoing.put_nowait))
+        try:
+            while True:
+                yield AttendResponse(command=await outgoing.get())
+        finally:
+            reader.cancel()
+
+    async def _listen(self, requests: AsyncIterator[Any], send: Callable[[ClockCommand], None]) -> None:
+        async for request in requests:
+            activity: NodeActivity = request.activity
+            seat = self._seats.setdefault(activity.node, _Seat(send))
+            if self._asked is not None and seat.seen.vote_epoch == self._asked[0]:
+                self._asked = None  # it voted and then something changed: ask again
+            seat.seen = Seen(
+                activity.in_flight,
+                activity.computing,
+                activity.wake_mission_s if activity.HasField("wake_mission_s") else None,
+                activity.vote_epoch if activity.HasField("vote_epoch") else None,
+            )
+            self._consider()
+
+    def _consider_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._consider)
+
+    def _consider(self) -> None:
+        """Ask for, or make, the next commit."""
+        now_real_s = monotonic_s()
+        if not self._begun or self._seats.keys() != self._nodes or now_real_s < self._latest.real_s:
+            return
+        own = self._clock.activity()
+        seen = {
+            "controller": Seen(own.in_flight, own.computing > 0, own.wake_mission_s, None),
+            **{name: seat.seen for name, seat in self._seats.items()},
+        }
+        wish = decide(list(seen.values()), self._latest, self._clock.now(), self._edges)
+        if wish is None:
+            self._asked = None
+        elif not wish.votes:
+            self._commit(wish)
+        elif self._asked is None or not _same(self._asked[1], wish):
+            self._number += 1
+            self._asked = (self._number, wish)
+            self._tell(ClockCommand(prepare=PrepareEpoch(epoch=self._number)))
+        elif all(seat.seen.vote_epoch == self._asked[0] for seat in self._seats.values()):
+            self._commit(wish)
+
+    def _commit(self, wish: Wish) -> None:
+        self._number += 1
+        real_s = monotonic_s() + COMMIT_LEAD_S
+        # A clock that stops stands at what it will say when it stops.
+        mission_s = wish.mission_s if wish.running else self._clock.now() + COMMIT_LEAD_S
+        commit = ClockCommit(self._number, real_s, mission_s, wish.running)
+        self._latest, self._asked = commit, None
+        self.skips += wish.running and wish.votes
+        self.holds += not wish.running
+        self._clock.apply(commit)
+        self._follow(commit)
+        self._record({"kind": "clock", "node": "controller", **commit.to_dict()})
+        self._tell(
+            ClockCommand(
+                commit=CommitEpoch(
+                    epoch=commit.epoch, mission_s=mission_s, real_monotonic_s=real_s, running=commit.running
+                )
+            )
+        )
+        asyncio.get_running_loop().call_later(COMMIT_LEAD_S, self._consider)
+
+    def _tell(self, command: ClockCommand) -> None:
+        for seat in self._seats.values():
+            seat.send(command)
+
+
+def _same(one: Wish, other: Wish) -> bool:
+    """Two wishes of one kind: a skip to the same place, or a hold."""
+    return one.running == other.running and (not one.running or one.mission_s == other.mission_s)
+

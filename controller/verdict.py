@@ -1,0 +1,49 @@
+"""Is a run's timing to be believed? ``valid``, ``degraded`` or ``invalid``, and why (after the invariants of
+Mininet-HiFi, Handigol et al., CoNEXT 2012)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LATE_MS = 5.0
+"""A link change later than this distorts a transfer by more than the probe's tolerance of a millisecond can hide.
+5 ms is what a busy host without real-time priority reaches (a prototype's p99 was 2.4 ms)."""
+MUCH_LATE_MS = 500.0
+"""Later than this a contact's start or end is wrong by more than any residual worth reporting."""
+
+
+class Judge:
+    """Collects what speaks against a run."""
+
+    def __init__(self) -> None:
+        self._degraded: list[str] = []
+        self._invalid: list[str] = []
+        self._overruns = 0
+        self._late: list[float] = []
+
+    def observe(self, event: dict[str, Any]) -> None:
+        """Take an event into account: overruns of charges, lateness of link changes, links lost by surprise."""
+        if event["kind"] == "overrun":
+            self._overruns += 1
+        elif event["kind"] == "link_change" and event["lateness_ms"] > LATE_MS:
+            self._late.append(event["lateness_ms"])
+        elif event["kind"] == "reconnect":
+            self._degraded.append(f"{event['node']} -> {event['peer']}: the connection broke inside a contact")
+
+    def condemn(self, reason: str) -> None:
+        """The run proves nothing."""
+        self._invalid.append(reason)
+
+    def verdict(self) -> tuple[str, list[str]]:
+        """The verdict and its reasons; no reasons for a valid run."""
+        degraded, invalid = list(self._degraded), list(self._invalid)
+        if self._overruns:
+            degraded.append(f"{self._overruns} computations took longer than their charge while bytes were in flight")
+        if self._late:
+            worst = max(self._late)
+            (invalid if worst > MUCH_LATE_MS else degraded).append(
+                f"{len(self._late)} link changes were later than {LATE_MS:g} ms, the worst by {worst:.1f} ms"
+            )
+        if invalid:
+            return "invalid", invalid + degraded
+        return ("degraded", degraded) if degraded else ("valid", [])

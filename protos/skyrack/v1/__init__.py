@@ -1,0 +1,1 @@
+"""Version 1: agents and the mission clock."""

@@ -1,0 +1,49 @@
+"""Flow plans: which bytes use which contact."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One chunk on its way: the route (sender first, destination last) and the contact it uses.
+
+    ``contact_start_s`` and ``contact_end_s`` bound the space-ground hop; ``start_s`` and ``end_s`` are the
+    scheduler's prediction for that hop. Times are mission seconds. A chunk that a contact's end is predicted to cut
+    appears twice, once per contact.
+    """
+
+    chunk: str
+    size: int
+    route: tuple[str, ...]
+    contact_start_s: float
+    contact_end_s: float
+    start_s: float
+    end_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Assignment:
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "route": tuple(data["route"])})
+
+
+@dataclass(frozen=True)
+class FlowPlan:
+    """What is sent when, in the order of predicted starts."""
+
+    assignments: tuple[Assignment, ...]
+
+    @property
+    def end_s(self) -> float:
+        """Predicted completion (mission time); 0 for an empty plan."""
+        return max((a.end_s for a in self.assignments), default=0.0)
+
+    def via(self, node: str, hop: int = 0) -> tuple[Assignment, ...]:
+        """The assignments whose route has ``node`` at position ``hop``, in plan order."""
+        return tuple(a for a in self.assignments if a.route[hop] == node)

@@ -1,0 +1,152 @@
+"""What a satellite trains: the head alone, or head and adapter. One object per mode, found by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from testbed.devices import DeviceProfile
+from testbed.errors import BugError
+from testbed.learning import codec
+from testbed.learning.aggregate import weighted_mean
+from testbed.learning.checkpoint import pack_state, unpack_state, weights_sha256
+from testbed.learning.encoder import Encoder
+from testbed.learning.features import TOKENS, WIDTH, encode_features
+from testbed.learning.head import train_head
+from testbed.learning.lora import Adapter, average_factors, train_adapter
+from testbed.learning.model import Head
+from testbed.learning.tasks import load_dataset
+from testbed.scenario import Scenario
+
+State = dict[str, Tensor]
+SeedPath = tuple[int, int, str]
+
+
+class Learner(ABC):
+    """Trained weights of one satellite, averaged with the plane's after every round."""
+
+    tensor: ClassVar[str]
+    """The tag its weights travel under."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.state: State = dict(Head(_classes(scenario), scenario.seed).state_dict())
+
+    @abstractmethod
+    def inputs(self, cut: bytes, count: int) -> Tensor:
+        """What ``train`` takes, from encoded cut tensors, on board."""
+
+    @abstractmethod
+    def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
+        """What ``inputs`` costs on a device."""
+
+    @abstractmethod
+    def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
+        """Local epochs on this round's samples; the mean loss."""
+
+    @abstractmethod
+    def train_charge_s(self, profile: DeviceProfile, steps: int, count: int) -> float:
+        """What ``train`` costs on a device."""
+
+    def pack(self) -> bytes:
+        """The weights as bytes."""
+        return pack_state(self.state)
+
+    def average(self, blocks: Mapping[str, tuple[int, bytes]]) -> None:
+        """Become the mean of everybody's weights; ``blocks`` are (samples, packed weights) by node."""
+        template = self.state
+        self.state = weighted_mean(
+            {node: (float(count), unpack_state(block, template)) for node, (count, block) in blocks.items() if count}
+        )
+
+    def sha256(self) -> str:
+        """Digest of the weights."""
+        return weights_sha256(self.state)
+
+
+class HeadLearner(Learner):
+    """Mode ``head``: a linear head on features of the frozen backbone."""
+
+    tensor: ClassVar[str] = "head"
+
+    def __init__(self, scenario: Scenario, encoder: Encoder | None) -> None:
+        super().__init__(scenario)
+        self._encoder = encoder
+
+    def inputs(self, cut: bytes, count: int) -> Tensor:
+        if self._encoder is None:
+            raise BugError("this satellite has no encoder")
+        learning = self.scenario.learning
+        return codec.decode(encode_features(self._encoder, cut, count, learning), (count, WIDTH), learning.codec)
+
+    def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
+        return profile.charge_s("encode", count)
+
+    def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
+        learning = self.scenario.learning
+        self.state, loss = train_head(
+            self.state, inputs, labels, learning_rate=learning.learning_rate, local_epochs=learning.local_epochs,
+            batch_size=learning.batch_size, seed=seed,
+        )
+        return loss
+
+    def train_charge_s(self, profile: DeviceProfile, steps: int, count: int) -> float:
+        return profile.charge_s("head", steps)
+
+
+class AdapterLearner(Learner):
+    """Mode ``u-shaped`` on board: LoRA on the whole encoder and the head, trained together.
+
+    Adapters are averaged factor by factor; ``deviation`` is by how much that differs from the mean of the updates.
+    """
+
+    tensor: ClassVar[str] = "adapter"
+
+    def __init__(self, scenario: Scenario, encoder: Encoder | None) -> None:
+        super().__init__(scenario)
+        if encoder is None:
+            raise BugError("an adapter needs the encoder it adapts")
+        learning = scenario.learning
+        self.adapter = Adapter(encoder, rank=learning.lora_rank, alpha=learning.lora_alpha, seed=scenario.seed)
+        self.state = {**self.adapter.state(), **self.state}
+        self.deviation = 0.0
+
+    def inputs(self, cut: bytes, count: int) -> Tensor:
+        return codec.decode(cut, (count, TOKENS, WIDTH), self.scenario.learning.codec)
+
+    def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
+        return 0.0
+
+    def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
+        learning = self.scenario.learning
+        self.state, loss = train_adapter(
+            self.adapter, self.state, inputs, labels, learning_rate=learning.learning_rate,
+            local_epochs=learning.local_epochs, batch_size=learning.batch_size, seed=seed,
+        )
+        return loss
+
+    def train_charge_s(self, profile: DeviceProfile, steps: int, count: int) -> float:
+        return profile.charge_s("encode_train", count * self.scenario.learning.local_epochs)
+
+    def average(self, blocks: Mapping[str, tuple[int, bytes]]) -> None:
+        template = self.state
+        parts = {n: (float(count), unpack_state(block, template)) for n, (count, block) in blocks.items() if count}
+        self.state, self.deviation = average_factors(parts)
+
+
+_LEARNERS: dict[str, Callable[[Scenario, Encoder | None], Learner]] = {
+    "head": HeadLearner,
+    "u-shaped": AdapterLearner,
+}
+
+
+def make_learner(scenario: Scenario, encoder: Encoder | None) -> Learner:
+    """The learner of the scenario's mode; ``encoder`` where it runs beside it."""
+    return _LEARNERS[scenario.learning.mode](scenario, encoder)
+
+
+def _classes(scenario: Scenario) -> int:
+    return len(load_dataset(scenario.learning.dataset).classes)

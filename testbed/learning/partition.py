@@ -1,0 +1,121 @@
+"""Who holds which samples: hold-out, non-IID partition, the draw of each round, and micro-batches.
+
+All of it follows from the scenario's seed and from nothing else: not from arrival, not from timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from testbed.errors import ScenarioError
+from testbed.learning.seeds import random_stream
+
+IndexArray = npt.NDArray[np.int64]
+
+_PARTITION_TRIES = 100
+_DRAW_TRIES = 1_000
+
+
+def hold_out(n: int, fraction: float, seed: int) -> tuple[IndexArray, IndexArray]:
+    """Splits 0..n-1 into training and validation indices, both ascending.
+
+    The validation part is round(n x fraction) samples drawn without replacement. ScenarioError (field
+    learning.validation_fraction) if either part would be empty.
+    """
+    count = round(n * fraction)
+    if not 0 < count < n:
+        raise ScenarioError(
+            f"the hold-out would leave {n - count} of {n} samples for training and {count} for validation",
+            field="learning.validation_fraction",
+            found=fraction,
+            allowed="more than 0 and less than 1, at least one sample in each part",
+        )
+    order = random_stream("hold-out", seed).permutation(n)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def dirichlet_partition(
+    labels: npt.NDArray[np.integer], nodes: Sequence[str], alpha: float, seed: int, minimum: int = 16
+) -> dict[str, IndexArray]:
+    """Shares out 0..len(labels)-1 so that every class is spread over the nodes as Dirichlet(alpha) says.
+
+    Source: Hsu, Qi and Brown 2019 (arXiv 1909.06335), the usual model of label skew: a small ``alpha`` gives each
+    node few classes, a large one gives all nodes the same mix. The shares are drawn again until every node has
+    ``minimum`` samples; ScenarioError (field learning.dirichlet_alpha) if 100 draws do not give that. Nodes come in
+    name order, indices ascending.
+    """
+    names = sorted(nodes)
+    if not names or len(set(names)) != len(names):
+        raise ScenarioError("nodes must be named, each once", field="constellation", found=len(names))
+    if not (alpha > 0 and np.isfinite(alpha)):
+        raise ScenarioError("not a Dirichlet parameter", field="learning.dirichlet_alpha", found=alpha, allowed="> 0")
+    stream = random_stream("partition", seed)
+    by_class = [stream.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    for _ in range(_PARTITION_TRIES):
+        parts: list[list[IndexArray]] = [[] for _ in names]
+        for indices in by_class:
+            shares = stream.dirichlet(np.full(len(names), alpha))
+            edges = np.rint(np.cumsum(shares)[:-1] * len(indices)).astype(np.int64)
+            for part, piece in zip(parts, np.split(indices, edges), strict=True):
+                part.append(piece)
+        held = {name: np.sort(np.concatenate(part)) for name, part in zip(names, parts, strict=True)}
+        if min(len(indices) for indices in held.values()) >= minimum:
+            return held
+    raise ScenarioError(
+        f"{_PARTITION_TRIES} draws left some of {len(names)} satellites with fewer than {minimum} of {len(labels)} samples",
+        field="learning.dirichlet_alpha",
+        found=alpha,
+        allowed="a larger value, fewer satellites or more samples",
+    )
+
+
+def draw_round(partition: Mapping[str, IndexArray], count: int, round_index: int, seed: int) -> dict[str, IndexArray]:
+    """The samples of one round: ``count`` out of everybody's, without replacement, each with its holder.
+
+    Every node is in the answer, in name order, its indices ascending; some may have none. None has exactly one:
+    kernels for one row differ from those for more, so a draw that leaves a node with one is drawn again.
+    ScenarioError (field learning.samples_per_round) if ``count`` is not to be had.
+    """
+    names = sorted(partition)
+    everything = np.concatenate([partition[name] for name in names])
+    holders = np.repeat(np.arange(len(names)), [len(partition[name]) for name in names])
+    if not 2 <= count <= len(everything):
+        raise ScenarioError(
+            "cannot draw that many samples in a round",
+            field="learning.samples_per_round",
+            found=count,
+            allowed=f"2 to {len(everything)}, the training samples of all satellites",
+        )
+    stream = random_stream("draw", seed, round_index)
+    for _ in range(_DRAW_TRIES):
+        drawn = stream.permutation(len(everything))[:count]
+        if not np.any(np.bincount(holders[drawn], minlength=len(names)) == 1):
+            return {name: np.sort(everything[drawn[holders[drawn] == i]]) for i, name in enumerate(names)}
+    raise ScenarioError(
+        f"{_DRAW_TRIES} draws each left a satellite with a single sample",
+        field="learning.samples_per_round",
+        found=count,
+        allowed=f"more: {len(names)} satellites share the draw",
+    )
+
+
+def micro_batches(n: int, size: int) -> tuple[slice, ...]:
+    """Fixed cuts of 0..n-1 into runs of ``size``; the last is shorter, or longer by one where one would be left over.
+
+    ScenarioError (field learning.micro_batch) if ``n`` is 1 or ``size`` is below 2: nothing is ever computed on one
+    row, since its kernels differ from those for more.
+    """
+    if size < 2 or n == 1 or n < 0:
+        raise ScenarioError(
+            "a batch of one sample is never computed",
+            field="learning.micro_batch",
+            found=f"{n} samples by {size}",
+            allowed="no samples or two and more, by two and more",
+        )
+    starts = list(range(0, n, size))
+    if n % size == 1:
+        starts.pop()
+    return tuple(slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True))

@@ -1,0 +1,51 @@
+"""Which satellite holds which samples, and which of them it uses in a round. No tensors: the planner needs the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from testbed.learning.partition import dirichlet_partition, draw_round, hold_out
+from testbed.learning.tasks import Dataset, load_dataset
+from testbed.scenario import Scenario
+
+Indices = npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=4)
+def dataset(name: str) -> Dataset:
+    """The data set of a scenario, read once per process."""
+    return load_dataset(name)
+
+
+def validation_indices(scenario: Scenario) -> Indices:
+    """The seeded tenth of the training data that no satellite gets."""
+    return _held_out(scenario)[1]
+
+
+def shard_indices(scenario: Scenario, satellites: Sequence[str]) -> dict[str, Indices]:
+    """Each satellite's training samples, as indices into the training data."""
+    train, _ = _held_out(scenario)
+    learning = scenario.learning
+    labels = dataset(learning.dataset).train_y[train]
+    local = dirichlet_partition(labels, list(satellites), learning.dirichlet_alpha, scenario.seed)
+    return {node: train[indices] for node, indices in local.items()}
+
+
+def round_indices(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, Indices]:
+    """Each satellite's samples of one round, as indices into the training data."""
+    return draw_round(shard_indices(scenario, satellites), scenario.learning.samples_per_round, round, scenario.seed)
+
+
+def round_counts(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, int]:
+    """How many samples each satellite uses in a round."""
+    return {node: len(indices) for node, indices in round_indices(scenario, satellites, round).items()}
+
+
+def _held_out(scenario: Scenario) -> tuple[Any, Any]:
+    learning = scenario.learning
+    return hold_out(len(dataset(learning.dataset).train_y), learning.validation_fraction, scenario.seed)

@@ -1,0 +1,82 @@
+"""The mission plan: everything about a run that is known before it starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from testbed.link.plan import LinkPlan
+from testbed.orbit.contacts import Contact
+from testbed.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class MissionPlan:
+    """Scenario, contact plan and one link plan per node. ``rings`` lists each plane's satellites in ring order."""
+
+    scenario: Scenario
+    rings: tuple[tuple[str, ...], ...]
+    stations: tuple[str, ...]
+    contacts: tuple[Contact, ...]
+    link_plans: dict[str, LinkPlan]
+    peak_rate_bps: float
+    peak_at_s: float
+    strategy: str = "collaborative"
+    prediction: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def satellites(self) -> tuple[str, ...]:
+        """All satellites, plane by plane."""
+        return tuple(name for ring in self.rings for name in ring)
+
+    @property
+    def ground(self) -> str:
+        """The ground server's name."""
+        return self.scenario.ground.name
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Every node: satellites, stations, the ground server last."""
+        return (*self.satellites, *self.stations, self.ground)
+
+    def ring_of(self, satellite: str) -> tuple[str, ...]:
+        """The ring a satellite is in."""
+        return self._ring_by_satellite[satellite]
+
+    @cached_property
+    def _ring_by_satellite(self) -> dict[str, tuple[str, ...]]:
+        return {name: ring for ring in self.rings for name in ring}
+
+    def to_json(self) -> str:
+        """One self-contained document, read back by ``from_json`` in another process or kernel."""
+        return json.dumps(
+            {
+                "scenario": self.scenario.model_dump(mode="json"),
+                "rings": self.rings,
+                "stations": self.stations,
+                "contacts": [vars(contact) for contact in self.contacts],
+                "link_plans": {name: plan.to_dict() for name, plan in self.link_plans.items()},
+                "peak_rate_bps": self.peak_rate_bps,
+                "peak_at_s": self.peak_at_s,
+                "strategy": self.strategy,
+                "prediction": self.prediction,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> MissionPlan:
+        """The inverse of ``to_json``."""
+        data = json.loads(text)
+        return cls(
+            scenario=Scenario.model_validate(data["scenario"]),
+            rings=tuple(tuple(ring) for ring in data["rings"]),
+            stations=tuple(data["stations"]),
+            contacts=tuple(Contact(**contact) for contact in data["contacts"]),
+            link_plans={name: LinkPlan.from_dict(plan) for name, plan in data["link_plans"].items()},
+            peak_rate_bps=data["peak_rate_bps"],
+            peak_at_s=data["peak_at_s"],
+            strategy=data["strategy"],
+            prediction=data["prediction"],
+        )

@@ -1,0 +1,200 @@
+"""What every node does: accept chunks, keep or forward them, report what it did. Written against a clock, a
+transport and a control channel, and nothing else, so that any rack can host it."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from testbed.clock import Clock
+from testbed.errors import LinkClosed, LinkError
+from testbed.flow import Assignment
+from testbed.link.plan import LinkPlan
+from testbed.mission import MissionPlan
+from testbed.node.orders import Order, Report
+from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join
+from testbed.transfer.transport import Delivery, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.strategy.base import Strategy
+
+T = TypeVar("T")
+
+
+class Control(Protocol):
+    """The management plane as a node sees it."""
+
+    async def report(self, report: Report) -> None:
+        """Tell the controller something it must act on; returns when it has."""
+
+    def note(self, report: Report) -> None:
+        """Tell the controller something it only records; never waits."""
+
+
+class Mailbox:
+    """Chunks that arrived (or were made) here, by identity; whoever needs one waits for it."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[ChunkId, Chunk] = {}
+        self._waiting: dict[ChunkId, asyncio.Future[Chunk]] = {}
+
+    def put(self, chunk: Chunk) -> None:
+        """Keep a chunk; a second copy of the same changes nothing."""
+        self._chunks.setdefault(chunk.id, chunk)
+        waiting = self._waiting.pop(chunk.id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(chunk)
+
+    async def get(self, identity: ChunkId) -> Chunk:
+        """The chunk, as soon as it is here."""
+        if identity in self._chunks:
+            return self._chunks[identity]
+        waiting = self._waiting.setdefault(identity, asyncio.get_running_loop().create_future())
+        return await asyncio.shield(waiting)
+
+    def drop(self, before_round: int) -> None:
+        """Forget everything of earlier rounds."""
+        self._chunks = {i: chunk for i, chunk in self._chunks.items() if i.round >= before_round}
+
+
+class Node(ABC):
+    """One satellite, station or ground server."""
+
+    def __init__(
+        self, name: str, run: str, plan: MissionPlan, strategy: Strategy, clock: Clock, transport: Transport,
+        control: Control,
+    ) -> None:
+        self.name = name
+        self.run = run
+        self.plan = plan
+        self.strategy = strategy
+        self.clock = clock
+        self.transport = transport
+        self.control = control
+        self.mailbox = Mailbox()
+        self.round = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def link_plan(self) -> LinkPlan:
+        """This node's own link plan."""
+        return self.plan.link_plans[self.name]
+
+    # -- the data plane -------------------------------------------------------------------------------------------
+
+    def accept(self, peer: str, chunk: Chunk) -> None:
+        """Called by the spool once per accepted chunk: keep it, and send it on if it is not for us alone."""
+        onward = chunk.onward()
+        if chunk.keep or not onward.route:
+            self.mailbox.put(chunk)
+        if onward.route:
+            self.spawn(self.forward(onward))
+
+    async def forward(self, chunk: Chunk) -> None:
+        """Send a chunk to the next node of its route in the link's next window."""
+        peer = chunk.route[0]
+        while True:
+            window = self.next_window(peer)
+            with suppress(LinkClosed):
+                await self.send(peer, chunk, not_before_s=window[0], until_s=window[1])
+                return
+
+    async def collect(self, tensor: str, phase: str, origin: str, size: int) -> bytes:
+        """A tensor's bytes as soon as all of them are here."""
+        count = len(chunk_sizes(size, self.plan.scenario.chunk_bytes))
+        identities = [ChunkId(self.run, self.round, phase, origin, tensor, index) for index in range(count)]
+        return join([await self.mailbox.get(identity) for identity in identities])
+
+    def next_window(self, peer: str) -> tuple[float, float]:
+        """The link's current or next window (mission seconds)."""
+        now_s = self.clock.now()
+        for start_s, end_s in self.link_plan.windows(peer):
+            if end_s > now_s:
+                return start_s, end_s
+        raise LinkError(f"{self.name} -> {peer}: the link plan has no window after {now_s:.1f} s; lengthen `duration`")
+
+    async def send(
+        self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float, planned: Assignment | None = None
+    ) -> Delivery:
+        """Deliver one chunk to a neighbour and record the transfer beside its prediction."""
+        await self.clock.sleep_until(not_before_s)
+        what: dict[str, Any] = {
+            "sender": self.name, "receiver": peer, "tensor": chunk.id.tensor, "chunk": str(chunk.id),
+            "predicted_end_s": planned.end_s if planned else None,
+        }
+        start_s = self.clock.now()
+        try:
+            delivery = await self.transport.deliver(peer, chunk, not_before_s=not_before_s, until_s=until_s)
+        except LinkClosed as closed:
+            sent = closed.durable_bytes - closed.resumed_from
+            self.note("cut", **what, start_s=start_s, end_s=self.clock.now(), bytes=sent,
+                      durable_bytes=closed.durable_bytes)
+            raise
+        sent = len(chunk.payload) - delivery.resumed_from
+        self.note("transfer", **what, start_s=delivery.start_s, end_s=delivery.end_s, bytes=sent,
+                  resumed_from=delivery.resumed_from)
+        return delivery
+
+    # -- the management plane -------------------------------------------------------------------------------------
+
+    def note(self, kind: str, **data: Any) -> None:
+        """Record an event."""
+        self.control.note(Report(self.name, kind, self.clock.now(), self.round, data))
+
+    async def report(self, kind: str, blob: bytes = b"", **data: Any) -> None:
+        """Tell the controller, and wait until it has heard."""
+        await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
+
+    @abstractmethod
+    async def obey(self, order: Order) -> None:
+        """Carry out one order; returns when it is done."""
+
+    async def prepare(self) -> None:  # noqa: B027 - a relay has nothing to load
+        """Load data and weights before the mission starts; costs no mission time."""
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    async def compute(self, what: str, charge_s: float, work: Callable[[], T]) -> T:
+        """Compute, charged by the device profile, and record it."""
+        with self.activity("compute", what):
+            return await self.clock.compute(charge_s, work)
+
+    async def wait(self, what: str, awaitable: Awaitable[T]) -> T:
+        """Wait for a message, and record for what."""
+        with self.activity("wait", what):
+            return await self.clock.wait(awaitable)
+
+    @contextmanager
+    def activity(self, state: str, what: str) -> Iterator[None]:
+        """Record what the node does from here to the end of the block."""
+        start_s = self.clock.now()
+        self.note("state", state=state, what=what)
+        yield
+        self.note("activity", state=state, what=what, start_s=start_s, end_s=self.clock.now())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside; a failure is reported, never lost."""
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self.report("failed", error=type(error).__name__, message=str(error))
+
+    async def stop(self) -> None:
+        """Cancel what is under way and close the transport."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.transport.close()

@@ -1,0 +1,63 @@
+"""What the ground server does: hold the backbone, turn embeddings into features, send them back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from testbed.flow import Assignment
+from testbed.node.base import Node
+from testbed.node.orders import Order
+from testbed.transfer.chunks import Chunk, ChunkId, split
+
+if TYPE_CHECKING:
+    from testbed.learning.encoder import Encoder
+
+
+class GroundServer(Node):
+    """The ground server, behind its backhaul links to the stations."""
+
+    encoder: Encoder
+
+    async def prepare(self) -> None:
+        if self.strategy.encoder_on_ground:
+            from testbed.learning.encoder import load_encoder
+
+            self.encoder = load_encoder(self.plan.scenario.learning.model)
+
+    async def obey(self, order: Order) -> None:
+        if order.kind == "begin_round":
+            self.round = order.round
+            self.mailbox.drop(order.round)
+            await self.strategy.ground_round(self, order)
+        elif order.kind == "send":
+            await self.downlink(order.assignments)
+
+    def encode_all(self, embeddings: dict[str, bytes], counts: dict[str, int]) -> dict[str, bytes]:
+        """The backbone on everybody's cut tensors, origin by origin in fixed micro-batches; encoded features."""
+        from testbed.learning.features import encode_features
+
+        learning = self.plan.scenario.learning
+        return {
+            origin: encode_features(self.encoder, payload, counts[origin], learning)
+            for origin, payload in embeddings.items()
+        }
+
+    def offer(self, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
+        """Cut a result into chunks and keep them until the flow plan says where they go."""
+        chunks = split(
+            payload, self.plan.scenario.chunk_bytes, run=self.run, round=self.round, phase="down", origin=origin,
+            tensor=tensor,
+        )
+        for chunk in chunks:
+            self.mailbox.put(chunk)
+        return chunks
+
+    async def downlink(self, assignments: Sequence[Assignment]) -> None:
+        """Hand each chunk to the station its contact is at; the station keeps it until the contact opens."""
+        await asyncio.gather(*(self._send_down(assignment) for assignment in assignments))
+
+    async def _send_down(self, assignment: Assignment) -> None:
+        chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
+        await self.forward(chunk.along(assignment.route[1:]))

@@ -1,0 +1,42 @@
+"""What the controller and the nodes tell each other on the management plane."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from testbed.flow import Assignment
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command to one node. ``kind`` names the round's step; ``assignments`` is this node's part of the flow plan."""
+
+    kind: str
+    round: int
+    assignments: tuple[Assignment, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Order:
+        """The inverse of ``to_dict``."""
+        return cls(data["kind"], data["round"], tuple(Assignment.from_dict(a) for a in data["assignments"]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a node tells the controller: an event of its own making, at a mission time."""
+
+    node: str
+    kind: str
+    mission_s: float
+    round: int
+    data: dict[str, Any] = field(default_factory=dict)
+    blob: bytes = b""
+
+    def to_event(self) -> dict[str, Any]:
+        """The flat JSON object that journals and reports keep."""
+        return {"kind": self.kind, "node": self.node, "mission_s": self.mission_s, "round": self.round, **self.data}

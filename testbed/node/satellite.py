@@ -1,0 +1,80 @@
+"""What a satellite does: embed its own pixels, share embeddings in its plane, send them down, train the head."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from testbed.errors import LinkClosed
+from testbed.flow import Assignment
+from testbed.node.base import Node
+from testbed.node.orders import Order
+from testbed.transfer.chunks import ChunkId, split
+from testbed.transfer.ring import gather_routes
+
+if TYPE_CHECKING:
+    from testbed.learning.shard import Shard
+
+class Satellite(Node):
+    """One satellite of a plane. ``ring`` is the plane in ring order, this node included."""
+
+    shard: Shard
+
+    @property
+    def ring(self) -> tuple[str, ...]:
+        """The plane's ring."""
+        return self.plan.ring_of(self.name)
+
+    async def prepare(self) -> None:
+        from testbed.learning.shard import Shard
+
+        self.shard = Shard(self.plan, self.name, with_encoder=self.strategy.encoder_on_board)
+
+    async def obey(self, order: Order) -> None:
+        if order.kind == "begin_round":
+            self.round = order.round
+            self.mailbox.drop(order.round)
+            await self.strategy.satellite_round(self, order)
+        elif order.kind == "send":
+            await self.uplink(order.assignments)
+
+    async def gather(self, tensor: str, sizes: dict[str, int], payload: bytes) -> dict[str, bytes]:
+        """Ring all-gather: everybody's bytes by origin, the own included. ``sizes`` in bytes, of every ring node."""
+        self.share(tensor, payload)
+        return {origin: await self.collect(tensor, "gather", origin, sizes[origin]) for origin in sorted(self.ring)}
+
+    def share(self, tensor: str, payload: bytes) -> None:
+        """Start sending the own block both ways around the ring."""
+        for chunk in split(
+            payload, self.plan.scenario.chunk_bytes, run=self.run, round=self.round, phase="gather",
+            origin=self.name, tensor=tensor,
+        ):
+            self.mailbox.put(chunk)
+            for route in gather_routes(self.ring, self.name, chunk.id.index):
+                self.spawn(self.forward(chunk.along(route, keep=True)))
+
+    async def uplink(self, assignments: Sequence[Assignment]) -> None:
+        """Send the chunks this satellite was assigned, contact by contact."""
+        contacts: dict[tuple[str, float, float], list[Assignment]] = {}
+        for assignment in assignments:
+            key = (assignment.route[1], assignment.contact_start_s, assignment.contact_end_s)
+            contacts.setdefault(key, []).append(assignment)
+        await asyncio.gather(*(self._contact(*key, listed) for key, listed in contacts.items()))
+
+    async def _contact(self, station: str, start_s: float, end_s: float, listed: Sequence[Assignment]) -> None:
+        left = await asyncio.gather(*(self._send_up(station, start_s, end_s, a) for a in listed))
+        undelivered = [name for name in left if name is not None]
+        if undelivered:
+            await self.report("undelivered", chunks=undelivered, station=station)
+
+    async def _send_up(self, station: str, start_s: float, end_s: float, assignment: Assignment) -> str | None:
+        """Deliver one chunk in one contact; its name when the contact ended first and no other was planned for it."""
+        chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
+        onward = chunk.along(assignment.route[1:])
+        try:
+            await self.send(station, onward, not_before_s=start_s, until_s=end_s, planned=assignment)
+        except LinkClosed:
+            cut_by_plan = assignment.end_s >= assignment.contact_end_s
+            return None if cut_by_plan else assignment.chunk
+        return None

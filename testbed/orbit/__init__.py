@@ -1,0 +1,1 @@
+"""Where satellites are, which stations see them and when: everything an orbit decides."""

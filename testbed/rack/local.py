@@ -1,0 +1,133 @@
+"""The local rack: one network namespace and one process per node, on one kernel with netem.
+
+The native kernel when it has netem and we are root, else a User-Mode Linux guest; a time-travel guest where one was
+built, unless real time is asked for. Either way the inside is the same program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from testbed import errors
+from testbed.errors import RunError
+from testbed.rack.base import Job, Rack, Record
+from testbed.rack.kernel import GuestKernel, find_guest_kernel, probe_native
+from testbed.rack.uml import run_in_guest
+
+MEMORY_MB = 4096
+"""Thirteen nodes sharing one warmed torch took 1.9 GB after three rounds (measured); filled lazily."""
+
+TimeChoice = Literal["auto", "real"]
+
+
+class LocalRack(Rack):
+    """Boots (or finds) the kernel, runs the inside there and passes its events on."""
+
+    name: ClassVar[str] = "local"
+
+    def __init__(self, inside: Sequence[str], time: TimeChoice = "auto", stop: threading.Event | None = None) -> None:
+        self._inside = [sys.executable, *inside]
+        self._stop = stop
+        facts = probe_native()
+        self._guest: GuestKernel | None = None
+        if not (facts.netem and facts.root) or (time == "auto" and _has_time_travel()):
+            self._guest = find_guest_kernel(time)
+        self.kernel = self._guest.release if self._guest else facts.release
+        self.time_travel = bool(self._guest and self._guest.time_travel)
+
+    def run(self, job: Job, record: Record) -> dict[str, Any]:
+        folder = job.directory.resolve()
+        (folder / "plan.json").write_text(job.plan.to_json())
+        settings = {
+            "plan": "plan.json", "run": job.run, "directory": str(folder), "strategy": job.strategy,
+            "scheduler": job.scheduler, "mission": job.mission,
+            "clock": "kernel" if self.time_travel else "real",
+            "kernel": self.kernel,
+        }
+        (folder / "job.json").write_text(json.dumps(settings))
+        listener = _Listener(record)
+        command = [*self._inside, str(folder / "job.json")]
+        log = folder / "rack.log"
+        if self._guest is not None:
+            code = run_in_guest(
+                self._guest, command, cwd=Path.cwd(), env=dict(os.environ), binds=[folder, Path.cwd()],
+                memory_mb=MEMORY_MB, on_line=listener.line, log_path=log, stop=self._stop,
+            )
+        else:
+            code = _run_natively(command, listener, log, self._stop)
+        return listener.result(code, log)
+
+
+def _has_time_travel() -> bool:
+    try:
+        return find_guest_kernel("auto").time_travel
+    except errors.KernelError:
+        return False
+
+
+class _Listener:
+    """Takes the inside's JSON lines."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._result: dict[str, Any] | None = None
+        self._error: dict[str, Any] | None = None
+
+    def line(self, text: str) -> None:
+        """One line of the inside's standard output."""
+        try:
+            event = json.loads(text)
+        except ValueError:
+            event = {"kind": "log", "node": "rack", "mission_s": 0.0, "message": text}
+        if event["kind"] == "result":
+            self._result = event["result"]
+        elif event["kind"] == "error":
+            self._error = event
+        else:
+            self._record(event)
+
+    def result(self, code: int, log: Path) -> dict[str, Any]:
+        """What the inside ended with, or its error raised here."""
+        if self._error is not None:
+            raise getattr(errors, self._error["error"], RunError)(self._error["message"])
+        if code != 0 or self._result is None:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+            raise RunError(f"the rack ended with exit code {code} and no result; the end of {log}:\n{tail}")
+        return self._result
+
+
+def _run_natively(command: Sequence[str], listener: _Listener, log: Path, stop: threading.Event | None) -> int:
+    """Run the inside on this kernel; it is killed when we end, by whatever (the supervisor holds a pipe to us)."""
+    env = {**os.environ, **NATIVE_ENVIRONMENT}
+    with log.open("ab") as errors_to:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "testbed.rack.leash", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors_to, env=env, text=True, start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            for text in process.stdout:
+                listener.line(text.rstrip("\n"))
+                if stop is not None and stop.is_set():
+                    raise errors.Interrupted("stopped")
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+NATIVE_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "16777216",
+}

@@ -1,0 +1,278 @@
+"""Boards of the local rack: one network namespace per node on one kernel, two Ethernet segments between them.
+
+Every node has two devices: ``mgmt`` (control, heartbeat, metrics; never shaped, or each outage would look like a
+crash) and ``data`` (what the link plan shapes at the sender's egress). The caller's own namespace holds the two
+bridges and is itself fresh, so that nothing is left on the host when the caller dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import BoardError, KernelError, RackError
+from testbed.rack.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Rtnetlink,
+    attribute,
+    inside,
+    message,
+    nested,
+    parse_attributes,
+    text,
+    u32,
+    unshare_network,
+)
+
+__all__ = ["BoardFacts", "NodeAddresses", "Space", "address_table", "unshare_network"]
+
+MGMT_NETWORK = ipaddress.IPv4Network("10.77.0.0/24")
+DATA_NETWORK = ipaddress.IPv4Network("10.78.0.0/24")
+CONTROLLER_ADDRESS = "10.77.0.1"
+MGMT_BRIDGE, DATA_BRIDGE = "skyrack-mgmt", "skyrack-data"
+MTU_BYTES = 1500
+CONGESTION_CONTROL = "cubic"
+DATA_GSO_SEGMENTS = 1
+"""Segments per train on data devices. netem's limit counts a train as one packet and its loss drops it whole."""
+ADDRESS_LIMIT = 252
+
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWNEIGH = 16, 18, 20, 28
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
+IFLA_NET_NS_PID, IFLA_GSO_MAX_SEGS = 19, 40
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_BR_MCAST_SNOOPING = 23
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+NDA_DST, NDA_LLADDR, NUD_NOARP, NUD_PERMANENT, NTF_MASTER = 1, 2, 0x40, 0x80, 0x04
+IFF_UP = 1
+AF_BRIDGE, AF_INET, AF_UNSPEC = 7, 2, 0
+
+
+@dataclass(frozen=True)
+class NodeAddresses:
+    """A node's addresses: IPv4 on both segments (a /24 each) and the hardware address of ``data``."""
+
+    index: int
+    mgmt: str
+    data: str
+    mgmt_mac: str
+    data_mac: str
+
+
+@dataclass(frozen=True)
+class BoardFacts:
+    """What a namespace was read back to be, for the run's record."""
+
+    node: str
+    netns_inode: int
+    mtu_bytes: int
+    congestion_control: str
+    gso_max_segments: int
+
+
+def address_table(nodes: Sequence[str]) -> dict[str, NodeAddresses]:
+    """Addresses by node, from the order of ``nodes`` alone: the first gets .2 on both networks.
+
+    RackError when the nodes are not unique or more than the networks have room for.
+    """
+    if len(set(nodes)) != len(nodes):
+        raise RackError(f"node names are not unique: {sorted({name for name in nodes if list(nodes).count(name) > 1})}")
+    if len(nodes) > ADDRESS_LIMIT:
+        raise RackError(f"{len(nodes)} nodes on one rack; {DATA_NETWORK} has room for {ADDRESS_LIMIT}")
+    return {
+        name: NodeAddresses(
+            index=index,
+            mgmt=str(MGMT_NETWORK[index]),
+            data=str(DATA_NETWORK[index]),
+            mgmt_mac=f"02:53:4b:00:00:{index:02x}",  # locally administered (IEEE 802, bit 1 of the first octet)
+            data_mac=f"02:53:4b:00:01:{index:02x}",
+        )
+        for index, name in enumerate(nodes, start=2)
+    }
+
+
+class Space:
+    """The two segments, in a namespace of the calling process's own.
+
+    The process that makes it is thereby moved into a fresh network namespace. Children call
+    :func:`unshare_network` themselves and are then attached by their pid.
+    """
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self.addresses: Mapping[str, NodeAddresses] = address_table(nodes)
+        self._index: dict[str, int] = {}
+        unshare_network()
+        self._netlink = Rtnetlink()
+        bridges = [
+            message(
+                RTM_NEWLINK,
+                NLM_F_CREATE | NLM_F_EXCL,
+                # Snooping would send queries for ever, and each timer wakes a guest whose clock could have jumped.
+                _link(0)
+                + text(IFLA_IFNAME, name)
+                + _kind("bridge", attribute(IFLA_BR_MCAST_SNOOPING, b"\0")),
+            )
+            for name in (MGMT_BRIDGE, DATA_BRIDGE)
+        ]
+        self._netlink.request("bridges", [*bridges, message(RTM_NEWLINK, 0, _link(1, up=True))])
+        for name in (MGMT_BRIDGE, DATA_BRIDGE):
+            _quiet_ipv6(name)
+            self._index[name] = _interface_index(name)
+        self._netlink.request(
+            "bridges up",
+            [
+                *(message(RTM_NEWLINK, 0, _link(self._index[name], up=True)) for name in (MGMT_BRIDGE, DATA_BRIDGE)),
+                _address(self._index[MGMT_BRIDGE], CONTROLLER_ADDRESS, MGMT_NETWORK.prefixlen),
+            ],
+        )
+
+    def close(self) -> None:
+        """Close the netlink socket; the segments go with the last process in their namespaces."""
+        self._netlink.close()
+
+    def __enter__(self) -> Space:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def attach(self, node: str, pid: int) -> BoardFacts:
+        """Give the namespace of process ``pid`` (which has called :func:`unshare_network`) its two devices.
+
+        BoardError when the process is gone; KernelError when its namespace is ours or a step is refused.
+        """
+        if node not in self.addresses:
+            raise RackError(f"{node!r} is not one of the nodes this space was made for: {sorted(self.addresses)}")
+        addresses = self.addresses[node]
+        try:
+            netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BoardError(f"{node}: process {pid} went away before its network was up: {error}") from None
+        try:
+            inode = os.fstat(netns_fd).st_ino
+            if inode == os.stat("/proc/self/ns/net").st_ino:
+                raise KernelError(f"{node}: process {pid} has not called unshare_network yet")
+            self._netlink.request(f"{node}: devices", self._pairs(addresses, pid))
+            ports = {name: _interface_index(f"{name}-{addresses.index}") for name in ("mgmt", "data")}
+            for port in ports:
+                _quiet_ipv6(f"{port}-{addresses.index}")
+            self._netlink.request(
+                f"{node}: ports",
+                [
+                    message(RTM_NEWLINK, 0, _link(ports["mgmt"], up=True) + u32(IFLA_MASTER, self._index[MGMT_BRIDGE])),
+                    message(RTM_NEWLINK, 0, _link(ports["data"], up=True) + u32(IFLA_MASTER, self._index[DATA_BRIDGE])),
+                    # The segments never have to learn, and never forget during an orbit's silence.
+                    _forwarding(ports["mgmt"], addresses.mgmt_mac),
+                    _forwarding(ports["data"], addresses.data_mac),
+                ],
+            )
+            with inside(netns_fd):
+                return self._furnish(node, addresses, inode)
+        finally:
+            os.close(netns_fd)
+
+    def _pairs(self, addresses: NodeAddresses, pid: int) -> list[bytes]:
+        flags = NLM_F_CREATE | NLM_F_EXCL
+        messages = []
+        for name, mac in (("mgmt", addresses.mgmt_mac), ("data", addresses.data_mac)):
+            peer = (
+                _link(0)
+                + text(IFLA_IFNAME, name)
+                + attribute(IFLA_ADDRESS, _mac(mac))
+                + u32(IFLA_MTU, MTU_BYTES)
+                + u32(IFLA_NET_NS_PID, pid)
+            )
+            body = _link(0) + text(IFLA_IFNAME, f"{name}-{addresses.index}") + u32(IFLA_MTU, MTU_BYTES)
+            messages.append(message(RTM_NEWLINK, flags, body + _kind("veth", attribute(VETH_INFO_PEER, peer))))
+        return messages
+
+    def _furnish(self, node: str, addresses: NodeAddresses, inode: int) -> BoardFacts:
+        """Inside the node's namespace: addresses, neighbours, devices up, TCP settings; then read back."""
+        index = {name: _interface_index(name) for name in ("mgmt", "data")}
+        for name in index:
+            _quiet_ipv6(name)
+        peers = [each for name, each in self.addresses.items() if name != node]
+        with Rtnetlink() as netlink:
+            netlink.request(
+                f"{node}: addresses",
+                [
+                    message(RTM_NEWLINK, 0, _link(1, up=True)),
+                    message(RTM_NEWLINK, 0, _link(index["mgmt"], up=True)),
+                    message(RTM_NEWLINK, 0, _link(index["data"], up=True) + u32(IFLA_GSO_MAX_SEGS, DATA_GSO_SEGMENTS)),
+                    _address(index["mgmt"], addresses.mgmt, MGMT_NETWORK.prefixlen),
+                    _address(index["data"], addresses.data, DATA_NETWORK.prefixlen),
+                    # Static neighbours: all unmatched data traffic is dropped, and ARP is unmatched.
+                    *(_neighbour(index["data"], peer.data, peer.data_mac) for peer in peers),
+                ],
+            )
+            link = _read_link(netlink, index["data"])
+        congestion_control = _sysctl("ipv4/tcp_congestion_control")
+        congestion_control.write_text(CONGESTION_CONTROL, encoding="ascii")
+        # A connection starts alike, whatever came before it.
+        _sysctl("ipv4/tcp_no_metrics_save").write_text("1", encoding="ascii")
+        return BoardFacts(
+            node=node,
+            netns_inode=inode,
+            mtu_bytes=struct.unpack("=I", link[IFLA_MTU])[0],
+            congestion_control=congestion_control.read_text(encoding="ascii").strip(),
+            gso_max_segments=struct.unpack("=I", link[IFLA_GSO_MAX_SEGS])[0],
+        )
+
+
+def _link(index: int, up: bool = False) -> bytes:
+    """``struct ifinfomsg``."""
+    return struct.pack("=BxHiII", AF_UNSPEC, 0, index, IFF_UP if up else 0, IFF_UP if up else 0)
+
+
+def _kind(name: str, data: bytes) -> bytes:
+    return nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, name), nested(IFLA_INFO_DATA, data))
+
+
+def _address(index: int, address: str, prefix: int) -> bytes:
+    packed = ipaddress.IPv4Address(address).packed
+    body = struct.pack("=BBBBi", AF_INET, prefix, 0, 0, index)  # struct ifaddrmsg
+    return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed))
+
+
+def _neighbour(index: int, address: str, mac: str) -> bytes:
+    body = struct.pack("=BxxxiHBB", AF_INET, index, NUD_PERMANENT, 0, 0)  # struct ndmsg
+    body += attribute(NDA_DST, ipaddress.IPv4Address(address).packed) + attribute(NDA_LLADDR, _mac(mac))
+    return message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def _forwarding(port: int, mac: str) -> bytes:
+    body = struct.pack("=BxxxiHBB", AF_BRIDGE, port, NUD_NOARP, NTF_MASTER, 0)
+    return message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body + attribute(NDA_LLADDR, _mac(mac)))
+
+
+def _mac(value: str) -> bytes:
+    return bytes.fromhex(value.replace(":", ""))
+
+
+def _interface_index(name: str) -> int:
+    return socket.if_nametoindex(name)
+
+
+def _read_link(netlink: Rtnetlink, index: int) -> dict[int, bytes]:
+    for _, body in netlink.dump(RTM_GETLINK, _link(0)):
+        if struct.unpack_from("=i", body, 4)[0] == index:
+            return parse_attributes(body[16:])
+    raise KernelError(f"device {index} is not there any more")
+
+
+def _quiet_ipv6(device: str) -> None:
+    """Keep a device from sending router solicitations of its own; a kernel without IPv6 has nothing to keep."""
+    with contextlib.suppress(FileNotFoundError):
+        _sysctl(f"ipv6/conf/{device}/disable_ipv6").write_text("1", encoding="ascii")
+
+
+def _sysctl(name: str) -> Path:
+    """A network sysctl of the calling thread's namespace."""
+    return Path("/proc/sys/net") / name

@@ -1,0 +1,22 @@
+"""Strategies and schedulers by name, found through entry points so that a user's own package can add one."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from testbed.errors import ScenarioError
+
+
+def load(group: str, name: str) -> Any:
+    """A new object of the class registered as ``name`` in ``skyrack.<group>``; ScenarioError lists what there is."""
+    found = {point.name: point for point in entry_points(group=f"skyrack.{group}")}
+    if name not in found:
+        raise ScenarioError(
+            f"no such {group.removesuffix('s')}",
+            where="flags",
+            field=group,
+            found=name,
+            allowed=", ".join(sorted(found)) or "none: install Skyrack with pip so that its entry points exist",
+        )
+    return found[name].load()()

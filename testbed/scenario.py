@@ -1,0 +1,245 @@
+"""The scenario: what an experiment is. One file, read once; inside, frozen models in SI units.
+
+Every name carries its unit; in the file the key drops it and the value carries it (see ``testbed.scenario_file``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from testbed import devices, scenario_file
+from testbed.devices import DeviceProfile
+from testbed.errors import ScenarioError
+from testbed.orbit.constellation import GRAMMAR, parse_constellation
+from testbed.orbit.stations import STATIONS, Station, station
+from testbed.scenario_file import Entry, Text
+
+NETEM_MAX_RATE_BPS = 34e9
+"""netem's rate is 32 bits of bytes per second (tc_netem_rate in linux/pkt_sched.h): 34.36 Gbit/s."""
+NETEM_MAX_DELAY_MS = 274_000.0
+"""netem's delay is 32 bits of 64 ns ticks (linux/pkt_sched.h): 274.9 s."""
+MAX_DURATION_S = 30 * 86_400.0
+"""Contacts and link plans of the whole horizon are held in memory."""
+
+
+def _constellation(entry: Entry, text: str) -> str:
+    return parse_constellation(text).code
+
+
+def _dataset(entry: Entry, text: str) -> str:
+    if text == "landsat":
+        return text
+    path = (entry.folder / text).absolute()
+    try:
+        if path.is_file():
+            return str(path)
+    except (OSError, ValueError):
+        pass  # a path that no file system takes is not there either
+    raise ScenarioError("no such data set", found=text, allowed=_DATASET)
+
+
+def _name(entry: Entry, text: str) -> str:
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", text) is None:
+        raise ScenarioError("not a name", found=text, allowed=_NAME)
+    return text
+
+
+_NAME = "up to 63 small letters, digits, dots and hyphens, a letter or digit first (it names folders and hosts)"
+_DATASET = "landsat, or the path of an .npz file"
+_INSTANT = Text(
+    scenario_file.read_instant, scenario_file.write_instant,
+    "an instant with its zone, for example 2026-03-20T05:00:00Z",
+)
+_PROFILE = Text(
+    lambda entry, text: devices.profile(text), attrgetter("name"), "a device profile: " + ", ".join(devices.PROFILES)
+)
+_STATION = Text(
+    lambda entry, text: station(text), attrgetter("name"), "a ground station: " + ", ".join(sorted(STATIONS))
+)
+
+Name = Annotated[str, Text(_name, allowed=_NAME)]
+Profile = Annotated[DeviceProfile, _PROFILE]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class IslSettings(_Settings):
+    """Links inside a plane. ``rate_bps`` holds for each direction of each link."""
+
+    topology: Literal["ring"] = "ring"
+    rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
+    min_altitude_km: float = Field(default=80.0, ge=0, le=2_000)
+    """The ray between two satellites stays above this; 80 km is the emulators' usual figure for the atmosphere."""
+
+
+class SpaceGroundSettings(_Settings):
+    """Links between a satellite and a ground station during a contact."""
+
+    up_rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
+    down_rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
+    min_elevation_deg: float = Field(ge=0, lt=90)
+
+
+class GroundSettings(_Settings):
+    """The ground server and its links to all stations."""
+
+    name: Name = "ground"
+    backhaul_delay_ms: float = Field(ge=0, le=NETEM_MAX_DELAY_MS)
+    backhaul_rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
+
+
+class ToleranceSettings(_Settings):
+    """``delay_ms`` bounds how far a link plan may be from the orbit; the others, how far a probe may be from the plan."""
+
+    delay_ms: float = Field(default=0.1, gt=0, le=1_000)
+    probe_delay_ms: float = Field(default=1.0, gt=0, le=1_000)
+    probe_rate_low: float = Field(default=0.05, ge=0, le=1)
+    """Share of the planned rate that may be missing."""
+    probe_rate_high: float = Field(default=0.01, ge=0, le=1)
+    """Share of the planned rate that may be too much."""
+
+
+class LearningSettings(_Settings):
+    """What is fine-tuned, on what, and how."""
+
+    model: Literal["minilm"] = "minilm"
+    dataset: Annotated[str, Text(_dataset, allowed=_DATASET)] = "landsat"
+    dirichlet_alpha: float = Field(gt=0, le=1e6)
+    """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335)."""
+    mode: Literal["head", "u-shaped"] = "head"
+    rounds: int = Field(ge=1, le=10_000)
+    samples_per_round: int = Field(ge=1, le=10_000_000)
+    codec: Literal["bf16", "fp32"] = "bf16"
+    """How cut tensors are rounded before they cross a link (or would cross one)."""
+    learning_rate: float = Field(gt=0, le=1_000)
+    local_epochs: int = Field(ge=1, le=10_000)
+    batch_size: int = Field(ge=1, le=1_000_000)
+    micro_batch: int = Field(default=64, ge=2, le=65_536)
+    """Samples per call of the backbone. Never 1: its kernels differ, and with them the last bits (DESIGN, decision 13)."""
+    feature_cache: bool = False
+    lora_rank: int = Field(default=8, ge=1, le=4_096)
+    lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training data that no satellite gets."""
+
+
+class DeviceSettings(_Settings):
+    """Which device a node stands for: what its computation is charged."""
+
+    satellite: Profile
+    ground: Profile
+
+
+class RackSettings(_Settings):
+    """``capacity_bps`` is what the rack carries at a time; plans above it are refused.
+
+    100 Mbit/s: one User-Mode Linux guest in real time carries 150 to 200.
+    """
+
+    capacity_bps: float = Field(default=100e6, gt=0)
+
+
+class Scenario(_Settings):
+    """One experiment. ``source`` is the path it was read from, ``text`` the file as given."""
+
+    name: Name
+    seed: int = Field(ge=0, lt=2**63)
+    epoch: Annotated[AwareDatetime, _INSTANT]
+    """Mission time 0."""
+    duration_s: float = Field(gt=0, le=MAX_DURATION_S)
+    """How far ahead contacts are known; the run ends when its rounds do."""
+    constellation: Annotated[str, Text(_constellation, allowed=GRAMMAR)]
+    isl: IslSettings
+    stations: Annotated[tuple[Station, ...], _STATION]
+    space_ground: SpaceGroundSettings
+    ground: GroundSettings
+    tolerance: ToleranceSettings = ToleranceSettings()
+    learning: LearningSettings
+    devices: DeviceSettings
+    rack: RackSettings = RackSettings()
+    chunk_bytes: int = Field(default=131_072, ge=1_024, le=16 * 2**20)
+    """Size of the pieces that bulk tensors travel in."""
+    source: str = ""
+    text: str = ""
+
+
+_NOT_IN_FILE = frozenset({"source", "text"})
+
+
+def scenario_names() -> tuple[str, ...]:
+    """The scenarios that come with Skyrack."""
+    folder = files("testbed") / "scenarios"
+    return tuple(sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")))
+
+
+def load_scenario(path_or_name: str, overrides: Mapping[str, str] | None = None) -> Scenario:
+    """Read a scenario file, or one that comes with Skyrack by its bare name.
+
+    ``overrides`` are texts by dotted file key, e.g. ``{"learning.rounds": "3"}``. Raises ScenarioError only: one, with
+    file, line, field, found and allowed.
+    """
+    path = _find(path_or_name)
+    text = scenario_file.read_file(path)
+    tree = scenario_file.parse(text, path_or_name, path.parent)
+    for key, value in (overrides or {}).items():
+        tree = scenario_file.override(tree, key, value)
+    binding = scenario_file.bind(Scenario, tree, given=_NOT_IN_FILE)
+    elevation_deg = binding.values["space_ground"]["min_elevation_deg"]
+    binding.values["stations"] = tuple(replace(one, min_elevation_deg=elevation_deg) for one in binding.values["stations"])
+    binding.values |= {"source": str(path), "text": text}
+    scenario = scenario_file.build(Scenario, binding)
+    _check_names(scenario, binding)
+    return scenario
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """The scenario with every default and override spelled out, as a file that loads to the same experiment."""
+    return scenario_file.dump(scenario, skip=_NOT_IN_FILE)
+
+
+def _check_names(scenario: Scenario, binding: scenario_file.Binding) -> None:
+    """Every node has a name of its own."""
+    _, entry = binding.entries["stations"]
+    slugs = [one.slug for one in scenario.stations]
+    if not slugs:
+        entry.refuse("no ground station", "stations", _STATION.allowed)
+    for index, slug in enumerate(slugs):
+        if slug in slugs[:index]:
+            entry.refuse("a station stands here twice", f"stations[{index}]", "each station once", found=slug)
+    if scenario.ground.name in slugs or scenario.ground.name.startswith("sat-"):
+        place = binding.sections["ground"].locate(("name",))
+        (place[1] if place else entry).refuse(
+            "this name belongs to another node", "ground.name", "not a station's name, and not sat-...",
+            found=scenario.ground.name,
+        )
+
+
+def _find(path_or_name: str) -> Path:
+    path = Path(path_or_name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):
+        return path  # reading it will say what is wrong
+    names = scenario_names()
+    if path_or_name in names:
+        return Path(str(files("testbed") / "scenarios" / f"{path_or_name}.yaml"))
+    close = difflib.get_close_matches(path_or_name, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ScenarioError(
+        f"no such scenario{hint}", where=path_or_name, found=path_or_name,
+        allowed=f"the path of a file, or one of {', '.join(names)}",
+    )

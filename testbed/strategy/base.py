@@ -1,0 +1,98 @@
+"""A strategy: who computes what in a round, and what crosses which link. Found through the entry point group
+``skyrack.strategies``, so that another package can add one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from testbed.errors import ScenarioError
+from testbed.flow import FlowPlan
+from testbed.mission import MissionPlan
+from testbed.node.orders import Order, Report
+from testbed.strategy.forecast import Forecast
+
+if TYPE_CHECKING:
+    from testbed.node.ground import GroundServer
+    from testbed.node.satellite import Satellite
+    from testbed.scenario import Scenario
+
+
+class Parcel(Protocol):
+    """One chunk that needs a way: its name and bytes, and when it is where (mission seconds by node)."""
+
+    chunk: str
+    size: int
+
+    def ready_s(self, node: str) -> float:
+        """When ``node`` holds it (predicted)."""
+
+
+class Scheduler(ABC):
+    """Turns parcels and contacts into a flow plan. Found through the entry point group ``skyrack.schedulers``."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def plan_up(self, plan: MissionPlan, parcels: Sequence[Parcel], now_s: float) -> FlowPlan:
+        """Routes from satellites to the ground server for parcels that every satellite of a plane will hold."""
+
+    @abstractmethod
+    def plan_down(self, plan: MissionPlan, parcels: Sequence[Parcel], owners: Sequence[str], now_s: float) -> FlowPlan:
+        """Routes from the ground server to each parcel's owner, over the ring where that is earlier."""
+
+
+class Desk(Protocol):
+    """What the controller offers a strategy while it coordinates a round."""
+
+    plan: MissionPlan
+    scheduler: Scheduler
+    run: str
+
+    def now(self) -> float:
+        """Mission time."""
+
+    async def order(self, node: str, order: Order) -> None:
+        """Send one node an order; returns when the node has taken it."""
+
+    async def next_report(self) -> Report:
+        """The next report of any node that asks for a decision."""
+
+    def journal(self, kind: str, **data: object) -> None:
+        """Record a decision."""
+
+
+class Strategy(ABC):
+    """One way to fine-tune. Three views of one round: the controller's, a satellite's and the ground server's."""
+
+    name: ClassVar[str]
+    modes: ClassVar[frozenset[str]]
+    encoder_on_board: ClassVar[bool]
+    encoder_on_ground: ClassVar[bool]
+
+    def check(self, scenario: Scenario) -> None:
+        """Refuse a scenario this strategy cannot run."""
+        if scenario.learning.mode not in self.modes:
+            raise ScenarioError(
+                f"strategy {self.name!r} does not run this mode over passes yet",
+                field="learning.mode",
+                found=scenario.learning.mode,
+                allowed=", ".join(sorted(self.modes)),
+            )
+
+    @abstractmethod
+    async def coordinate(self, desk: Desk, round: int) -> list[Report]:
+        """Drive one round; returns every satellite's ``round_done`` report."""
+
+    @abstractmethod
+    def forecast(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float) -> Forecast:
+        """What a round that starts at ``now_s`` will take."""
+
+    @abstractmethod
+    async def satellite_round(self, satellite: Satellite, order: Order) -> None:
+        """One satellite's part."""
+
+    @abstractmethod
+    async def ground_round(self, ground: GroundServer, order: Order) -> None:
+        """The ground server's part."""

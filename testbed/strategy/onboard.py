@@ -1,0 +1,63 @@
+"""The baseline: everything on the satellites. In mode ``head`` the same frozen encoder, head and rounding of the cut
+tensors as ``collaborative``, so that the weights are equal bit for bit and only time differs; in mode ``u-shaped``
+LoRA on the whole encoder, adapters averaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from testbed.errors import BugError
+from testbed.mission import MissionPlan
+from testbed.node.orders import Order, Report
+from testbed.strategy import rounds, sizes
+from testbed.strategy.base import Desk, Scheduler, Strategy
+from testbed.strategy.forecast import Forecast, Phase
+
+if TYPE_CHECKING:
+    from testbed.node.ground import GroundServer
+    from testbed.node.satellite import Satellite
+
+
+class Onboard(Strategy):
+    """Encoder and head on every satellite; only heads (or adapters) cross the ring."""
+
+    name: ClassVar[str] = "onboard"
+    modes: ClassVar[frozenset[str]] = frozenset({"head", "u-shaped"})
+    encoder_on_board: ClassVar[bool] = True
+    encoder_on_ground: ClassVar[bool] = False
+
+    async def coordinate(self, desk: Desk, round: int) -> list[Report]:
+        for node in desk.plan.nodes:
+            await desk.order(node, Order("begin_round", round))
+        done: list[Report] = []
+        while len(done) < len(desk.plan.satellites):
+            report = await desk.next_report()
+            if report.kind != "round_done":
+                raise BugError(f"{report.node} reported {report.kind!r}, which {self.name!r} does not know")
+            done.append(report)
+        return done
+
+    def forecast(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float) -> Forecast:
+        profile = plan.scenario.devices.satellite
+        counts = sizes.sample_counts(plan, round)
+        embedded_s = now_s + max(profile.charge_s("embed", count) for count in counts.values())
+        encode = max(profile.charge_s("encode", count) for count in counts.values())
+        phases = (
+            Phase("embed", now_s, embedded_s),
+            Phase("backbone", embedded_s, embedded_s + encode),
+            *rounds.forecast_head(plan, counts, embedded_s + encode, rounds.ring_hop_s(plan)),
+        )
+        return Forecast(round, phases, ())
+
+    async def satellite_round(self, satellite: Satellite, order: Order) -> None:
+        shard = satellite.shard
+        profile = satellite.plan.scenario.devices.satellite
+        count = sizes.sample_counts(satellite.plan, order.round)[satellite.name]
+        cut = await satellite.compute("embed", profile.charge_s("embed", count), lambda: shard.embed(order.round))
+        inputs = await satellite.compute(
+            "backbone", shard.learner.input_charge_s(profile, count), lambda: shard.learner.inputs(cut, count)
+        )
+        await rounds.train_and_average(satellite, inputs)
+
+    async def ground_round(self, ground: GroundServer, order: Order) -> None:
+        """Nothing: the ground is not asked."""

@@ -1,0 +1,59 @@
+"""The part of a round that strategies share: local training, then averaging over the plane's ring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.mission import MissionPlan
+from testbed.strategy import sizes
+from testbed.strategy.forecast import Phase
+from testbed.transfer.transport import PAYLOAD_SHARE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from testbed.node.satellite import Satellite
+
+
+async def train_and_average(satellite: Satellite, inputs: Tensor) -> None:
+    """Train what is trained on this satellite's samples, gather everybody's in the plane, average, report.
+
+    Averaging is by sample counts, in node order, in fp64 (DESIGN, decision 13): every satellite ends the round with
+    the same bits.
+    """
+    shard, plan, round_ = satellite.shard, satellite.plan, satellite.round
+    learner = shard.learner
+    counts = sizes.sample_counts(plan, round_)
+    count = counts[satellite.name]
+    charge_s = learner.train_charge_s(plan.scenario.devices.satellite, sizes.head_steps(plan.scenario, count), count)
+    loss = await satellite.compute("train", charge_s, lambda: shard.train(round_, inputs))
+    payload = learner.pack()
+    ring_sizes = dict.fromkeys(satellite.ring, len(payload))
+    blocks = await satellite.wait("the plane's weights", satellite.gather(learner.tensor, ring_sizes, payload))
+    learner.average({origin: (counts[origin], block) for origin, block in blocks.items()})
+    first = satellite.name == plan.satellites[0]
+    await satellite.report(
+        "round_done",
+        loss=loss,
+        samples=count,
+        weights_sha256=learner.sha256(),
+        blob=learner.pack() if first else b"",
+    )
+
+
+def ring_hop_s(plan: MissionPlan) -> float:
+    """One-way delay of the first plane's first inter-satellite link at the start; 0 in a ring of one."""
+    ring = plan.rings[0]
+    if len(ring) < 2:
+        return 0.0
+    return plan.link_plans[ring[0]].state(ring[1], 0.0).delay_ms / 1000
+
+
+def forecast_head(plan: MissionPlan, counts: dict[str, int], start_s: float, hop_s: float) -> tuple[Phase, ...]:
+    """Training and averaging of the head, predicted."""
+    profile = plan.scenario.devices.satellite
+    trained_s = start_s + max(profile.charge_s("head", sizes.head_steps(plan.scenario, c)) for c in counts.values())
+    hops = len(plan.rings[0]) // 2
+    isl_Bps = plan.scenario.isl.rate_bps * PAYLOAD_SHARE / 8
+    averaged_s = trained_s + hops * (hop_s + sizes.head_bytes() / isl_Bps)
+    return (Phase("train head", start_s, trained_s), Phase("average", trained_s, averaged_s))

@@ -1,0 +1,53 @@
+"""How many bytes and how much work a round is, known before it runs. No tensors here: the planner needs no torch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from testbed.learning.placement import round_counts
+from testbed.mission import MissionPlan
+from testbed.scenario import Scenario
+from testbed.transfer.chunks import chunk_sizes
+
+TOKENS = 9
+WIDTH = 384
+"""MiniLM: hidden size 384; Landsat: 9 pixels, one token each."""
+CLASSES = 6
+RAW_BYTES_PER_SAMPLE = 36
+"""Landsat: 3 x 3 pixels of 4 bands, one byte each."""
+BYTES_PER_VALUE = {"bf16": 2, "fp32": 4}
+
+
+def embedding_bytes(plan: MissionPlan, count: int) -> int:
+    """Bytes of ``count`` samples' cut tensors on the wire."""
+    return count * TOKENS * WIDTH * BYTES_PER_VALUE[plan.scenario.learning.codec]
+
+
+def feature_bytes(plan: MissionPlan, count: int) -> int:
+    """Bytes of ``count`` samples' features on the wire."""
+    return count * WIDTH * BYTES_PER_VALUE[plan.scenario.learning.codec]
+
+
+def head_bytes() -> int:
+    """Bytes of one head: weight and bias in fp32."""
+    return 4 * (WIDTH * CLASSES + CLASSES)
+
+
+def head_steps(scenario: Scenario, count: int) -> int:
+    """Optimiser steps of one satellite in one round."""
+    return scenario.learning.local_epochs * max(1, -(-count // scenario.learning.batch_size))
+
+
+def chunks_of(plan: MissionPlan, size: int) -> tuple[int, ...]:
+    """Chunk sizes of a tensor."""
+    return chunk_sizes(size, plan.scenario.chunk_bytes)
+
+
+def sample_counts(plan: MissionPlan, round: int) -> dict[str, int]:
+    """Samples each satellite draws in a round."""
+    return _sample_counts(plan.scenario, plan.satellites, round)
+
+
+@lru_cache(maxsize=1024)
+def _sample_counts(scenario: Scenario, satellites: tuple[str, ...], round: int) -> dict[str, int]:
+    return round_counts(scenario, satellites, round)

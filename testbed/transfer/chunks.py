@@ -1,0 +1,112 @@
+"""Chunks: the identified, resumable pieces that every bulk tensor travels in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from testbed.errors import IntegrityError
+
+TENSOR_TAGS = frozenset({"embedding", "feature", "head", "adapter", "probe"})
+"""The only tensors that may leave a node on its data address (DESIGN, decision 22). Labels and pixels have no tag."""
+
+
+@dataclass(frozen=True, order=True)
+class ChunkId:
+    """Who made a chunk, and which piece of what it is. The content's digest is integrity only, never identity."""
+
+    run: str
+    round: int
+    phase: str
+    origin: str
+    tensor: str
+    index: int
+
+    def __post_init__(self) -> None:
+        if self.tensor not in TENSOR_TAGS:
+            raise IntegrityError(f"tensor tag {self.tensor!r} may not leave a node; allowed: {sorted(TENSOR_TAGS)}")
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.round}/{self.phase}/{self.origin}/{self.tensor}/{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> ChunkId:
+        """The inverse of ``str``."""
+        run, round_, phase, origin, tensor, index = text.split("/")
+        return cls(run, int(round_), phase, origin, tensor, int(index))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk under way.
+
+    ``count`` is the number of chunks of its tensor; ``route`` the nodes still ahead, the destination last;
+    ``keep`` says that every node on the route keeps a copy (ring collectives), not only the last.
+    """
+
+    id: ChunkId
+    count: int
+    route: tuple[str, ...]
+    payload: bytes
+    sha256: str
+    keep: bool = False
+
+    def onward(self) -> Chunk:
+        """The same chunk with the first node of its route behind it."""
+        return replace(self, route=self.route[1:])
+
+    def along(self, route: Sequence[str], keep: bool = False) -> Chunk:
+        """The same content on another route."""
+        return replace(self, route=tuple(route), keep=keep)
+
+    def header(self) -> dict[str, Any]:
+        """Everything but the payload, as JSON-able values."""
+        return {
+            "id": str(self.id),
+            "count": self.count,
+            "route": list(self.route),
+            "keep": self.keep,
+            "size": len(self.payload),
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_header(cls, header: dict[str, Any], payload: bytes) -> Chunk:
+        """The inverse of ``header``; the digest is checked by the spool before."""
+        return cls(
+            ChunkId.parse(header["id"]),
+            int(header["count"]),
+            tuple(header["route"]),
+            payload,
+            header["sha256"],
+            bool(header["keep"]),
+        )
+
+
+def chunk_sizes(size: int, chunk_bytes: int) -> tuple[int, ...]:
+    """Sizes of the chunks of a tensor of ``size`` bytes; an empty tensor is one empty chunk."""
+    whole, rest = divmod(size, chunk_bytes)
+    return (chunk_bytes,) * whole + ((rest,) if rest or not whole else ())
+
+
+def split(data: bytes, chunk_bytes: int, *, run: str, round: int, phase: str, origin: str, tensor: str) -> list[Chunk]:
+    """Cut a tensor's bytes into chunks without a route."""
+    sizes = chunk_sizes(len(data), chunk_bytes)
+    chunks = []
+    offset = 0
+    for index, size in enumerate(sizes):
+        payload = data[offset : offset + size]
+        offset += size
+        identity = ChunkId(run, round, phase, origin, tensor, index)
+        chunks.append(Chunk(identity, len(sizes), (), payload, hashlib.sha256(payload).hexdigest()))
+    return chunks
+
+
+def join(chunks: Iterable[Chunk]) -> bytes:
+    """Put a tensor's chunks together; every index must be there exactly once."""
+    ordered = sorted(chunks, key=lambda chunk: chunk.id.index)
+    if not ordered or [chunk.id.index for chunk in ordered] != list(range(ordered[0].count)):
+        raise IntegrityError(f"tensor incomplete: {[chunk.id.index for chunk in ordered]}")
+    return b"".join(chunk.payload for chunk in ordered)

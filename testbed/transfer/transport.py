@@ -1,0 +1,41 @@
+"""What node code may do with a network: deliver a chunk to a neighbour."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from testbed.transfer.chunks import Chunk
+
+PAYLOAD_SHARE = 0.94
+"""Part of a link's rate that chunk bytes get: TCP's 1448 of 1514 octets a frame (RFC 7323 timestamps on), less TLS
+records, HTTP/2 frames and acknowledgements of the other direction. Used for predictions only, never for measuring."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One acknowledged chunk: mission times of declaration and acknowledgement, and the byte it went on from."""
+
+    start_s: float
+    end_s: float
+    resumed_from: int
+
+
+Recorder = Callable[[str, str, Chunk, int], None]
+"""Called with (sender, receiver, chunk, first byte sent) for every payload handed to a link: the privacy tests' tap."""
+
+
+class Transport(ABC):
+    """The data plane of one node."""
+
+    @abstractmethod
+    async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:
+        """Send a chunk to a neighbour between two mission times; return when its application has accepted it.
+
+        Chunks for one neighbour go in the order of the calls. Raises :class:`LinkClosed` when the link (or
+        ``until_s``) ended first; the receiver keeps what arrived and the next delivery goes on from there.
+        """
+
+    async def close(self) -> None:  # noqa: B027 - a transport without sockets has nothing to close
+        """Close every connection."""

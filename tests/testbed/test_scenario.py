@@ -1,0 +1,327 @@
+"""Scenario files: what the demo says, and that whatever is wrong is one error that says where."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from testbed import scenario_file
+from testbed.errors import ExitCode, ScenarioError
+from testbed.scenario import Scenario, dump_scenario, load_scenario, scenario_names
+
+DEMO = (files("testbed") / "scenarios" / "demo.yaml").read_text(encoding="utf-8")
+
+
+def test_the_demo_in_si_units() -> None:
+    demo = load_scenario("demo")
+    assert demo.epoch == datetime(2026, 6, 1, 2, 24, tzinfo=timezone.utc)
+    assert demo.duration_s == 3 * 3600
+    assert demo.constellation.startswith("D:705:98.2:8/1/0")
+    assert demo.isl.rate_bps == 3.5e6
+    assert (demo.space_ground.up_rate_bps, demo.space_ground.down_rate_bps) == (8e6, 3e6)
+    assert (demo.ground.backhaul_delay_ms, demo.ground.backhaul_rate_bps) == (12.0, 11e6)
+    assert demo.chunk_bytes == 128 * 1024
+    assert [one.slug for one in demo.stations] == ["svalbard", "sioux-falls", "alice-springs", "neustrelitz"]
+    assert {one.min_elevation_deg for one in demo.stations} == {10.0}
+    assert demo.tolerance.delay_ms == 0.1
+    assert demo.learning.rounds == 10
+    assert demo.text == DEMO
+
+
+def test_the_mask_reaches_the_stations() -> None:
+    demo = load_scenario("demo", {"space_ground.min_elevation": "5 deg"})
+    assert {one.min_elevation_deg for one in demo.stations} == {5.0}
+
+
+def test_overrides_replace_values() -> None:
+    demo = load_scenario("demo", {"learning.rounds": "3", "seed": "7", "stations": "[Kiruna, inuvik]", "rack.capacity": "1 Gbit/s"})
+    assert (demo.learning.rounds, demo.seed, demo.rack.capacity_bps) == (3, 7, 1e9)
+    assert [one.name for one in demo.stations] == ["Kiruna", "Inuvik"]
+
+
+def test_a_scenario_is_a_value() -> None:
+    one, two = load_scenario("demo"), load_scenario("demo")
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != load_scenario("demo", {"seed": "2"})
+    with pytest.raises(ValueError, match="frozen"):
+        one.seed = 5  # type: ignore[misc]
+
+
+def test_survives_json() -> None:
+    demo = load_scenario("demo", {"seed": "3"})
+    assert Scenario.model_validate(json.loads(json.dumps(demo.model_dump(mode="json")))) == demo
+
+
+@given(
+    seed=st.integers(min_value=0, max_value=2**63 - 1),
+    rate_bps=st.floats(min_value=1e-3, max_value=34e9),
+    duration_s=st.floats(min_value=1e-3, max_value=86_400),
+    delay_ms=st.floats(min_value=0, max_value=274_000),
+    learning_rate=st.floats(min_value=1e-9, max_value=10),
+    cache=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_dumped_loads_to_the_same_experiment(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, rate_bps: float, duration_s: float, delay_ms: float,
+    learning_rate: float, cache: bool,
+) -> None:
+    demo = load_scenario("demo")
+    changed = demo.model_copy(
+        update={
+            "seed": seed,
+            "duration_s": duration_s,
+            "isl": demo.isl.model_copy(update={"rate_bps": rate_bps}),
+            "ground": demo.ground.model_copy(update={"backhaul_delay_ms": delay_ms}),
+            "learning": demo.learning.model_copy(update={"learning_rate": learning_rate, "feature_cache": cache}),
+        }
+    )
+    path = tmp_path_factory.mktemp("scenario") / "resolved.yaml"
+    path.write_text(dump_scenario(changed), encoding="utf-8")
+    again = load_scenario(str(path))
+    ignore = {"source", "text"}
+    assert again.model_dump(exclude=ignore) == changed.model_dump(exclude=ignore)
+
+
+def _changed(old: str, new: str) -> str:
+    assert DEMO.count(old) == 1, f"{old!r} stands {DEMO.count(old)} times in the demo"
+    return DEMO.replace(old, new)
+
+
+def _line_of(text: str, part: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), start=1) if part in line)
+
+
+# What is replaced, by what, the field blamed, a word of the message, and a word of what is found or allowed.
+BAD: list[tuple[str, str, str, str, str]] = [
+    ("  rate: 3.5 Mbit/s", "  rate: 3.5", "isl.rate", "needs a unit", "Mbit/s"),
+    ("  rate: 3.5 Mbit/s", "  rate: -3.5 Mbit/s", "isl.rate", "cannot be negative", "-3.5"),
+    ("  rate: 3.5 Mbit/s", "  rate: 0 Mbit/s", "isl.rate", "out of range", "more than 0 bit/s"),
+    ("  rate: 3.5 Mbit/s", "  rate: 50 Gbit/s", "isl.rate", "out of range", "at most 34 Gbit/s"),
+    ("  rate: 3.5 Mbit/s", "  rate: 3.5 mbit/s", "isl.rate", "did you mean Mbit/s", "kbit/s"),
+    ("  rate: 3.5 Mbit/s", "  rate: [3.5 Mbit/s]", "isl.rate", "single value", "a list of 1"),
+    ("  rate: 3.5 Mbit/s", "  rate:", "isl.rate", "no value", "Mbit/s"),
+    ("  rate: 3.5 Mbit/s", "  rate_bps: 3500000", "isl.rate_bps", "did you mean rate?", "min_altitude"),
+    ("  topology: ring", "  topology: grid", "isl.topology", "not one of the choices", "ring"),
+    ("duration: 3 h", "duration: 3", "duration", "needs a unit", "min, h, d"),
+    ("duration: 3 h", "duration: 0 s", "duration", "out of range", "more than 0 s"),
+    ("duration: 3 h", "duration: 400 d", "duration", "out of range", "at most 30 d"),
+    ("duration: 3 h", "duration: 3 km", "duration", "not a unit of duration", "3 km"),
+    ("02:24:00Z", "02:24:00", "epoch", "needs a zone", "2026-06-01T02:24:00"),
+    ("2026-06-01T02:24:00Z", "soon", "epoch", "not an instant", "soon"),
+    ("2026-06-01T02:24:00Z", "0001-01-01T00:00:00+14:00", "epoch", "out of range", "1980 to 2099"),
+    ("98.2:8/1/0:16.5", "98.2:8/3/0", "constellation", "do not divide", "8/3"),
+    ("D:705:98.2:8/1/0:16.5", "705 km polar", "constellation", "does not follow", "D|S:"),
+    ("Alice Springs", "Alice Spring", "stations[2]", "did you mean Alice Springs", "Kiruna"),
+    ("Alice Springs", "Svalbard", "stations[2]", "twice", "svalbard"),
+    ("[Svalbard, Sioux Falls, Alice Springs, Neustrelitz]", "[]", "stations", "no ground station", "a list of 0"),
+    ("[Svalbard, Sioux Falls, Alice Springs, Neustrelitz]", "Svalbard", "stations", "a list is needed", "Svalbard"),
+    ("10 deg", "95 deg", "space_ground.min_elevation", "out of range", "less than 90 deg"),
+    ("  rounds: 10", "  rounds: 0", "learning.rounds", "out of range", "at least 1"),
+    ("  rounds: 10", "  rounds: ten", "learning.rounds", "wrong type", "a whole number"),
+    ("  rounds: 10", '  rounds: "10"', "learning.rounds", "wrong type", '"10"'),
+    ("  rounds: 10", "  rounds: 1.5", "learning.rounds", "wrong type", "1.5"),
+    ("  rounds: 10", "  rouns: 10", "learning.rouns", "did you mean rounds", "samples_per_round"),
+    ("  rounds: 10\n", "", "learning.rounds", "missing", "nothing"),
+    ("  rounds: 10", "  rounds: 10\n  rounds: 11", "learning.rounds", "twice", "again after line"),
+    ("  mode: head", "  mode: tail", "learning.mode", "not one of the choices", "u-shaped"),
+    ("  codec: bf16", "  codec: bf61", "learning.codec", "did you mean bf16", "fp32"),
+    ("  dataset: landsat", "  dataset: nowhere/at-all.npz", "learning.dataset", "no such data set", "landsat"),
+    ("  model: minilm", "  model: gpt", "learning.model", "not one of the choices", "minilm"),
+    ("  micro_batch: 64", "  micro_batch: 1", "learning.micro_batch", "out of range", "at least 2"),
+    ("  feature_cache: false", "  feature_cache: no", "learning.feature_cache", "wrong type", "true or false"),
+    ("  learning_rate: 0.1", "  learning_rate: .nan", "learning.learning_rate", "wrong type", "a number"),
+    ("  satellite: jetson-orin-nano-assumed", "  satellite: toaster", "devices.satellite", "no such device", "toaster"),
+    ("  name: ground", "  name: svalbard", "ground.name", "another node", "svalbard"),
+    ("name: demo", "name: ../../etc/passwd", "name", "not a name", "../../etc"),
+    ("seed: 1", "seed: -1", "seed", "out of range", "at least 0"),
+    ("seed: 1", "seed: 99999999999999999999", "seed", "out of range", "less than"),
+    ("chunk: 128 KiB", "chunk: 1 B", "chunk", "out of range", "at least 1 KiB"),
+    ("chunk: 128 KiB", "chunk: 2048.5 B", "chunk", "out of range", "a number and one of"),
+    ("chunk: 128 KiB", "chunk: {size: 128 KiB}", "chunk", "single value", "a section"),
+    ("chunk: 128 KiB", "chunks: 128 KiB", "chunks", "did you mean chunk", "constellation"),
+    ("seed: 1", "seed: !!python/object:os.system 1", "seed", "tags mean nothing", "python"),
+    ("seed: 1", "? [a, b]\n: 1", "", "a key must be a word", "a sequence"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "field", "message", "words"), BAD, ids=[f"{new.strip()[:30]}" for _, new, *_ in BAD])
+def test_bad_values_say_where_and_what(tmp_path: Path, old: str, new: str, field: str, message: str, words: str) -> None:
+    text = _changed(old, new)
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(str(path))
+    error = caught.value
+    assert error.exit_code is ExitCode.SCENARIO
+    assert error.where == str(path)
+    assert (error.field or "") == field
+    assert message in error.message
+    assert error.found is not None
+    assert error.allowed
+    assert words in f"{error.message} {error.found} {error.allowed}"
+    # A missing key is the section's fault, a wrong one stands on the last line of what was put in.
+    assert error.line == _line_of(text, new.splitlines()[0 if new.startswith("?") else -1] if new else "learning:")
+    assert str(error).startswith(f"{path}:{error.line}: ")
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+# How the file is made, and a word of the message.
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "no such file"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "only comments": (lambda path: path.write_bytes(b"# nothing\n"), "empty"),
+    "binary": (lambda path: path.write_bytes(bytes(range(256))), "not text"),
+    "utf-16": (lambda path: path.write_text(DEMO, encoding="utf-16"), "not text"),
+    "NUL": (lambda path: path.write_bytes(b"name: \0"), "not YAML"),
+    "not YAML": (lambda path: path.write_text("a: [1, 2\nb: 3"), "not YAML"),
+    "tabs": (lambda path: path.write_text("isl:\n\trate: 1 Mbit/s\n"), "not YAML"),
+    "two documents": (lambda path: path.write_text("a: 1\n---\nb: 2\n"), "not YAML"),
+    "a list": (lambda path: path.write_text("- 1\n- 2\n"), "not a scenario"),
+    "a word": (lambda path: path.write_text("hello\n"), "not a scenario"),
+    "huge": (lambda path: path.write_bytes(b"# " + b"x" * 2_000_000), "too large"),
+    "deep": (lambda path: path.write_text("[" * 5_000), "deeply"),
+    "rather deep": (lambda path: path.write_text("[" * 30 + "]" * 30), "deeply"),
+    "recursive": (lambda path: path.write_text("a: &x [*x]\n"), "deeply"),
+    "a directory": (_directory, "is a file"),
+    "a pipe": (_fifo, "is a file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files(tmp_path: Path, case: str) -> None:
+    make, message = BAD_FILES[case]
+    path = tmp_path / "bad.yaml"
+    make(path)
+    with pytest.raises(ScenarioError, match=message) as caught:
+        load_scenario(str(path))
+    assert caught.value.where == str(path)
+    assert caught.value.allowed
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    path = tmp_path / "locked.yaml"
+    path.write_text(DEMO)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        load_scenario(str(path))
+
+
+@pytest.mark.parametrize("name", ["demmo", "", "nul\0byte", "x" * 5_000, "..", "/"])
+def test_names_that_are_no_scenario(name: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(name)
+    assert caught.value.allowed
+
+
+def test_a_misspelt_name_is_corrected() -> None:
+    assert "demo" in scenario_names()
+    with pytest.raises(ScenarioError, match="did you mean demo"):
+        load_scenario("demmo")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "message"),
+    [
+        ("learning.rounds", "0", "learning.rounds", "out of range"),
+        ("learning.rounds", "", "learning.rounds", "no value"),
+        ("learning.rounds", "[", None, "not YAML"),
+        ("learning.round", "3", "learning.round", "did you mean rounds"),
+        ("isl.rate", "5", "isl.rate", "needs a unit"),
+        ("isl", "5", "isl", "a section is needed"),
+        ("seed.more", "5", "more", "no key 'more' in a value"),
+        ("a..b", "5", None, "not a dotted path"),
+        ("nothing.here", "5", "nothing", "unknown key"),
+    ],
+)
+def test_bad_overrides_blame_the_flag(key: str, value: str, field: str | None, message: str) -> None:
+    with pytest.raises(ScenarioError, match=message) as caught:
+        load_scenario("demo", {key: value})
+    if key != "nothing.here":
+        assert caught.value.where == f"--set {key}={value}"
+    assert caught.value.line is None
+    assert caught.value.field == field
+
+
+def test_a_data_set_beside_the_scenario(tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_bytes(b"")
+    path = tmp_path / "mine.yaml"
+    path.write_text(_changed("  dataset: landsat", "  dataset: mine.npz"))
+    assert load_scenario(str(path)).learning.dataset == str(tmp_path / "mine.npz")
+
+
+def _load_or_blame(path: Path) -> None:
+    try:
+        load_scenario(str(path))
+    except ScenarioError as error:
+        assert error.where == str(path)
+
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+YAML_TEXT = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=10), inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=400))
+@FUZZ
+def test_random_bytes_are_a_scenario_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "fuzz.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ScenarioError):
+        load_scenario(str(path))
+
+
+@given(st.text(alphabet="abc:-[]{}&*!|>'\"%@#,? \n\t0123456789~", max_size=80))
+@FUZZ
+def test_random_yaml_is_a_scenario_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "fuzz.yaml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError):
+        load_scenario(str(path))
+
+
+@given(st.data(), YAML_TEXT)
+@FUZZ
+def test_a_random_value_anywhere_is_at_most_a_scenario_error(tmp_path: Path, data: st.DataObject, value: object) -> None:
+    lines = DEMO.splitlines()
+    at = data.draw(st.sampled_from([i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")]))
+    lines[at] = f"{lines[at].split(':')[0]}: {json.dumps(value)}"
+    path = tmp_path / "fuzz.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    _load_or_blame(path)
+
+
+@given(st.data())
+@FUZZ
+def test_a_damaged_demo_is_at_most_a_scenario_error(tmp_path: Path, data: st.DataObject) -> None:
+    raw = bytearray(DEMO.encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+    path = tmp_path / "fuzz.yaml"
+    path.write_bytes(bytes(raw))
+    _load_or_blame(path)
+
+
+def test_the_size_limit_is_above_every_scenario_we_ship() -> None:
+    assert len(DEMO) * 10 < scenario_file.MAX_BYTES
