@@ -20,9 +20,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from testbed.errors import KernelError
 from testbed.rack.netlink import (
@@ -81,6 +81,23 @@ class KernelLinkState:
 DOWN = KernelLinkState(0.0, 0.0, 0.0, 0, up=False)
 
 
+def disagreement(state: LinkState, kernel: KernelLinkState) -> str:
+    """How the kernel differs from ``state``, beyond what its units round (1 ns, 1 byte/s); empty when it does not."""
+    if not state.up or not kernel.up:
+        return "" if state.up == kernel.up else f"the link {'up' if kernel.up else 'down'}"
+    pairs = {
+        "delay_ms": (state.delay_ms, kernel.delay_ms, 1e-6),
+        "rate_bps": (state.rate_bps, kernel.rate_bps, 8.0),
+        "loss_ratio": (state.loss_ratio, kernel.loss_ratio, 1e-9),
+        "limit_packets": (state.limit_packets, kernel.limit_packets, 0),
+    }
+    return ", ".join(
+        f"{name} {found:g} instead of {wanted:g}"
+        for name, (wanted, found, grain) in pairs.items()
+        if abs(wanted - found) > grain
+    )
+
+
 class Shaper:
     """One device's egress, shaped per peer. Needs CAP_NET_ADMIN over the device's namespace and nothing else
     once ``netns_fd`` is entered (None: the namespace we are in)."""
@@ -113,8 +130,8 @@ class Shaper:
         messages = [message(RTM_NEWQDISC, create, root)]
         for minor in (UNMATCHED_MINOR, *self._minors.values()):
             rate = struct.pack("=BBHhHI", 0, TC_LINKLAYER_ETHERNET, 0, 0, 0, CLASS_RATE_BYTES_S)
-            parameters = rate + rate + struct.pack(
-                "=5I", CLASS_BURST_TICKS, CLASS_BURST_TICKS, CLASS_QUANTUM_BYTES, 0, 0
+            parameters = (
+                rate + rate + struct.pack("=5I", CLASS_BURST_TICKS, CLASS_BURST_TICKS, CLASS_QUANTUM_BYTES, 0, 0)
             )
             body = self._tc(ROOT_HANDLE | minor, ROOT_HANDLE) + text(TCA_KIND, "htb")
             body += attribute(TCA_OPTIONS, attribute(TCA_HTB_PARMS, parameters))
@@ -146,6 +163,8 @@ class Shaper:
 
     def send(self, batch: bytes) -> None:
         """Apply a batch with one system call and check every acknowledgement. KernelError names the peer."""
+        if not batch:
+            return
         parents = []
         offset = 0
         while offset < len(batch):
@@ -244,7 +263,7 @@ class Shaper:
         default = struct.unpack_from("=5I", parse_attributes(init)[TCA_HTB_INIT])[2]
         self._compare("default class", {default}, {UNMATCHED_MINOR})
 
-    def _compare(self, what: str, found: set[object], wanted: set[object]) -> None:
+    def _compare(self, what: str, found: Set[Any], wanted: Set[Any]) -> None:
         if found != wanted:
             raise KernelError(
                 f"{self.device}: {what} read back differ: missing {sorted(wanted - found, key=str)}, "

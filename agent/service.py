@@ -7,10 +7,10 @@ from typing import Any
 
 from agent.control import ReportingControl
 from agent.process import Seat, data_counters, plan_digest
+from agent.timing import make_clock
 from protos.skyrack.v1 import agent_pb2 as pb
 from protos.skyrack.v1.agent_pb2_grpc import AgentServiceServicer
 from testbed import registry, rpc
-from testbed.clock import StartableClock, make_clock
 from testbed.errors import BugError, SkyrackError
 from testbed.mission import MissionPlan
 from testbed.node.base import Node
@@ -27,7 +27,7 @@ class AgentServicer(AgentServiceServicer):
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._control = ReportingControl(seat)
-        self._clock: StartableClock = make_clock(seat.clock)
+        self._clock, self._keeping = make_clock(seat)
         self._node: Node | None = None
         self._data: Any = None
         self.ended = asyncio.Event()
@@ -49,6 +49,7 @@ class AgentServicer(AgentServiceServicer):
             self._data.add_generic_rpc_handlers((ExchangeServer(seat.node, spool).handler(),))
             rpc.bind(self._data, seat.data_address, rpc.DATA_PORT, seat.credentials)
             await self._data.start()
+            self._keeping.begin()
         except SkyrackError as error:
             await rpc.refuse(context, error)
         return pb.ConfigureResponse(mission_plan_sha256=plan_digest(request.mission_plan_json))
@@ -75,6 +76,7 @@ class AgentServicer(AgentServiceServicer):
             await self._node.stop()
         if self._data is not None:
             await self._data.stop(grace=0)
+        await self._keeping.close()
         await self._control.close()
         self.ended.set()
         return pb.ShutdownResponse(data_sent_bytes=sent, data_received_bytes=received)

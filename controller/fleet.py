@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from controller.keeping import Keeper
 from controller.links import LinkPlayer
 from protos.skyrack.v1.agent_pb2 import ConfigureRequest, PrepareRequest, ShutdownRequest, StartRequest
 from protos.skyrack.v1.agent_pb2_grpc import AgentServiceStub
@@ -15,7 +16,7 @@ from protos.skyrack.v1.controller_pb2_grpc import (
     add_ControllerServiceServicer_to_server,
 )
 from testbed import rpc
-from testbed.clock import StartableClock, monotonic_s
+from testbed.clock import monotonic_s
 from testbed.errors import BoardError
 from testbed.node.orders import Order, Report
 from testbed.node.wire import report_from_event, request_of
@@ -46,14 +47,15 @@ class ProcessFleet(Fleet):
     """Nodes as processes behind management addresses."""
 
     def __init__(
-        self, job: Job, address: str, nodes: Mapping[str, str], credentials: Credentials, clock: StartableClock,
-        player: LinkPlayer,
+        self, job: Job, address: str, nodes: Mapping[str, str], credentials: Credentials,
+        player: LinkPlayer, keeper: Keeper,
     ) -> None:
         self._job = job
         self._address = address
         self._credentials = credentials
         self._player = player
-        self.clock = self._clock = clock
+        self._keeper = keeper
+        self.clock = self._clock = keeper.clock
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
         self._servicer = _Reports(self.reports)
         self._server = rpc.control_server()
@@ -66,10 +68,12 @@ class ProcessFleet(Fleet):
 
     def observe(self, observer: Record) -> None:
         self._servicer.observer = observer
+        self._keeper.observe(observer)
         self._player.observer = observer
 
     async def prepare(self) -> list[dict[str, Any]]:
         add_ControllerServiceServicer_to_server(self._servicer, self._server)  # type: ignore[no-untyped-call]
+        self._keeper.serve(self._server, self._player.follow, self.reports.qsize)
         rpc.bind(self._server, self._address, rpc.MANAGEMENT_PORT, self._credentials)
         await self._server.start()
         request = ConfigureRequest(
@@ -87,10 +91,12 @@ class ProcessFleet(Fleet):
         await self._all("Start", StartRequest(mission_zero_monotonic_s=zero_s))
         self._clock.start(zero_s)
         await self._player.start(zero_s)
+        self._keeper.begin(zero_s)
         await self.clock.sleep_until(0.0)
 
     async def order(self, node: str, order: Order) -> None:
-        await rpc.call(node, self._agents[node].Obey, request_of(order))
+        with self.clock.in_flight():
+            await rpc.call(node, self._agents[node].Obey, request_of(order))
 
     async def stop(self) -> None:
         if self._stopped:
@@ -105,7 +111,7 @@ class ProcessFleet(Fleet):
         await self._server.stop(grace=0.5)
 
     def facts(self) -> dict[str, Any]:
-        return {"wire": dict(self._wire), **self._player.facts()}
+        return {"wire": dict(self._wire), **self._player.facts(), **self._keeper.facts()}
 
     async def _all(self, method: str, request: Any) -> dict[str, Any]:
         """The same call to every node at once; the first refusal ends it."""

@@ -107,12 +107,12 @@ async def _fly(
 ) -> dict[str, Any]:
     # Only now: gRPC starts threads, and nothing forks after this.
     from controller.fleet import ProcessFleet
+    from controller.keeping import make_keeper
     from controller.links import LinkPlayer
-    from testbed.clock import make_clock
 
     player = LinkPlayer(channel, job.plan, peers, pids, [vars(f) for f in facts], settings)
     await player.open()
-    fleet = ProcessFleet(job, address, nodes, credentials, make_clock(settings["clock"]), player)
+    fleet = ProcessFleet(job, address, nodes, credentials, player, make_keeper(settings["clock"], job.plan))
     watcher = asyncio.get_running_loop().create_task(_watch(pids))
     mission = asyncio.get_running_loop().create_task(_mission(job, fleet, record))
     done, _ = await asyncio.wait({watcher, mission}, return_when=asyncio.FIRST_COMPLETED)

@@ -30,6 +30,7 @@ class LinkPlayer:
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._real_time_priority = False
         self.observer: Record = lambda event: None
 
     async def open(self) -> None:
@@ -42,6 +43,7 @@ class LinkPlayer:
         nodes = {
             name: {
                 "plan": plan.to_dict(),
+                "address": self._peers[name],
                 "peers": {peer: self._peers[peer] for peer in plan.links},
                 "pid": self._pids[name],
             }
@@ -55,8 +57,13 @@ class LinkPlayer:
 
         LinkToleranceError names the links that are out of tolerance.
         """
-        tolerance = self._plan.scenario.tolerance
-        self._send({"command": "probe", "at_s": self._plan.peak_at_s, "tolerance": tolerance.model_dump()})
+        allowed = self._plan.scenario.tolerance
+        tolerance = {
+            "delay_ms": allowed.probe_delay_ms,
+            "rate_low": allowed.probe_rate_low,
+            "rate_high": allowed.probe_rate_high,
+        }
+        self._send({"command": "probe", "at_s": self._plan.peak_at_s, "tolerance": tolerance})
         rows: list[dict[str, Any]] = (await self._answer("certificate"))["rows"]
         bad = [row for row in rows if not row["ok"]]
         if bad and self._settings["clock"] == "kernel":
@@ -67,6 +74,7 @@ class LinkPlayer:
     async def start(self, mission_zero_s: float) -> None:
         """Play from this instant of CLOCK_MONOTONIC on."""
         self._send({"command": "start", "mission_zero_monotonic_s": mission_zero_s})
+        self._real_time_priority = (await self._answer("started"))["real_time_priority"]
 
     def follow(self, commit: ClockCommit) -> None:
         """Pass a clock commit on."""
@@ -97,6 +105,7 @@ class LinkPlayer:
                 self._settings["clock"]
             ],
             "boards": list(self._boards),
+            "real_time_priority": self._real_time_priority,
         }
 
     def _send(self, command: dict[str, Any]) -> None:
@@ -113,9 +122,11 @@ class LinkPlayer:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         async for line in reader:
             event = json.loads(line)
-            if event["event"] == "change":
-                fields = {key: value for key, value in event.items() if key not in ("event", "at_s")}
-                self.observer({"kind": "link_change", "mission_s": event["at_s"], "at_s": event["at_s"], **fields})
-            else:
-                self._answers.put_nowait(event)
+            kind = event.pop("event")
+            if kind == "change":
+                self.observer({"kind": "link_change", "mission_s": event["at_s"], **event})
+            elif kind == "error" and event["command"] == "play":
+                self.observer({"kind": "link_error", "node": "player", "mission_s": 0.0, **event})
+            elif kind != "finished":
+                self._answers.put_nowait({"event": kind, **event})
         self._answers.put_nowait({"event": "error", "message": "the player's process ended"})

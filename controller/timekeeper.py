@@ -76,15 +76,13 @@ class _Seat:
 class Timekeeper(ClockServiceServicer):
     """Serves every node's attendance; the controller's own clock and the link player follow its commits too."""
 
-    def __init__(
-        self, clock: MissionClock, nodes: Sequence[str], edges: Sequence[float],
-        follow: Callable[[ClockCommit], None], record: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def __init__(self, clock: MissionClock, nodes: Sequence[str], edges: Sequence[float]) -> None:
         self._clock = clock
         self._nodes = frozenset(nodes)
-        self._edges = sorted(set(edges))
-        self._follow = follow
-        self._record = record
+        self._edges = edges
+        self.follow: Callable[[ClockCommit], None] = lambda commit: None
+        self.record: Callable[[dict[str, Any]], None] = lambda event: None
+        self.undecided: Callable[[], int] = lambda: 0
         self._seats: dict[str, _Seat] = {}
         self._latest = ClockCommit(1, 0.0, 0.0, running=True)
         self._number = self._latest.epoch
@@ -95,12 +93,12 @@ class Timekeeper(ClockServiceServicer):
         self.holds = 0
         clock.on_activity = self._consider_soon
 
-    def begin(self, commit: ClockCommit) -> None:
-        """The mission has a start; from now on skip and hold."""
-        self._latest = commit
-        self._number = commit.epoch
+    def begin(self, mission_zero_s: float) -> None:
+        """The mission starts at this instant; from then on skip and hold. Every clock was started by then."""
+        self._latest = ClockCommit(self._clock.epoch, mission_zero_s, 0.0, running=True)
+        self._number = self._latest.epoch
         self._begun = True
-        self._consider()
+        asyncio.get_running_loop().call_later(max(0.0, mission_zero_s - monotonic_s()), self._consider)
 
     async def Attend(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[AttendResponse]:  # noqa: N802
         outgoing: asyncio.Queue[ClockCommand] = asyncio.Queue()
@@ -135,7 +133,7 @@ class Timekeeper(ClockServiceServicer):
             return
         own = self._clock.activity()
         seen = {
-            "controller": Seen(own.in_flight, own.computing > 0, own.wake_mission_s, None),
+            "controller": Seen(own.in_flight + self.undecided(), own.computing > 0, own.wake_mission_s, None),
             **{name: seat.seen for name, seat in self._seats.items()},
         }
         wish = decide(list(seen.values()), self._latest, self._clock.now(), self._edges)
@@ -160,8 +158,8 @@ class Timekeeper(ClockServiceServicer):
         self.skips += wish.running and wish.votes
         self.holds += not wish.running
         self._clock.apply(commit)
-        self._follow(commit)
-        self._record({"kind": "clock", "node": "controller", **commit.to_dict()})
+        self.follow(commit)
+        self.record({"kind": "clock", "node": "controller", **commit.to_dict()})
         self._tell(
             ClockCommand(
                 commit=CommitEpoch(

@@ -27,6 +27,8 @@ class Judge:
             self._overruns += 1
         elif event["kind"] == "link_change" and event["lateness_ms"] > LATE_MS:
             self._late.append(event["lateness_ms"])
+        elif event["kind"] == "link_error":
+            self.condemn(event["message"])
         elif event["kind"] == "reconnect":
             self._degraded.append(f"{event['node']} -> {event['peer']}: the connection broke inside a contact")
 

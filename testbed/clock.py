@@ -147,11 +147,3 @@ class KernelClock(LoopClock, StartableClock):
 
     def start(self, mission_zero_s: float) -> None:
         self._zero_s = mission_zero_s
-
-
-_CLOCKS: dict[str, Callable[[], StartableClock]] = {"kernel": KernelClock}
-
-
-def make_clock(kind: str) -> StartableClock:
-    """A node's clock by kind: ``kernel`` on a time-travel kernel, ``real`` where real time is mission time."""
-    return _CLOCKS[kind]()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from testbed.errors import ScenarioError
 
 STAGES = ("embed", "encode", "encode_train", "head")
-"""Per sample: ``embed``, ``encode`` (forward), ``encode_train`` (forward and backward). Per optimiser step: ``head``."""
+"""Per sample: ``embed``, ``encode`` (forward), ``encode_train`` (and backward). Per optimiser step: ``head``."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class DeviceProfile:
         if cost is None:
             raise ScenarioError(
                 f"device profile {self.name!r} has no cost for stage {stage!r}",
-                field="devices", found=", ".join(sorted(self.stages)), allowed=", ".join(STAGES),
+                field="devices",
+                found=", ".join(sorted(self.stages)),
+                allowed=", ".join(STAGES),
             )
         return cost.fixed_s + cost.item_s * count if count else 0.0
 
 
-# MiniLM's encoder holds 10.65 M weights; 9 tokens and two operations (multiply, add) for each make 0.192 GFLOP a sample.
+# MiniLM's encoder holds 10.65 M weights; 9 tokens and two operations (multiply, add) for each are 0.192 GFLOP.
 # A backward pass is counted as twice a forward pass, the usual rule.
 _ENCODER_FLOPS = 0.192e9
 
@@ -67,7 +69,12 @@ PROFILES: dict[str, DeviceProfile] = {
         # 1024 CUDA cores at 625 MHz (datasheet of the Orin Nano 8 GB) are 1.28 TFLOP/s in fp32; 0.4 of that is assumed
         # to be sustained. A step of the head is all launch overhead.
         _assumed(
-            "jetson-orin-nano-assumed", "an NVIDIA Jetson Orin Nano 8 GB", 0.5e12, embed_s=5e-5, head_s=3e-3, call_s=1e-2
+            "jetson-orin-nano-assumed",
+            "an NVIDIA Jetson Orin Nano 8 GB",
+            0.5e12,
+            embed_s=5e-5,
+            head_s=3e-3,
+            call_s=1e-2,
         ),
         _assumed("ground-gpu-assumed", "one data-centre GPU", 10e12, embed_s=5e-6, head_s=1e-3, call_s=1e-3),
     )

@@ -56,7 +56,8 @@ def _name(entry: Entry, text: str) -> str:
 _NAME = "up to 63 small letters, digits, dots and hyphens, a letter or digit first (it names folders and hosts)"
 _DATASET = "landsat, or the path of an .npz file"
 _INSTANT = Text(
-    scenario_file.read_instant, scenario_file.write_instant,
+    scenario_file.read_instant,
+    scenario_file.write_instant,
     "an instant with its zone, for example 2026-03-20T05:00:00Z",
 )
 _PROFILE = Text(
@@ -100,7 +101,7 @@ class GroundSettings(_Settings):
 
 
 class ToleranceSettings(_Settings):
-    """``delay_ms`` bounds how far a link plan may be from the orbit; the others, how far a probe may be from the plan."""
+    """``delay_ms``: how far a link plan may be from the orbit; the others: how far a probe may be from the plan."""
 
     delay_ms: float = Field(default=0.1, gt=0, le=1_000)
     probe_delay_ms: float = Field(default=1.0, gt=0, le=1_000)
@@ -126,7 +127,7 @@ class LearningSettings(_Settings):
     local_epochs: int = Field(ge=1, le=10_000)
     batch_size: int = Field(ge=1, le=1_000_000)
     micro_batch: int = Field(default=64, ge=2, le=65_536)
-    """Samples per call of the backbone. Never 1: its kernels differ, and with them the last bits (DESIGN, decision 13)."""
+    """Samples per call of the backbone. Never 1: its kernels differ, and with them the last bits (decision 13)."""
     feature_cache: bool = False
     lora_rank: int = Field(default=8, ge=1, le=4_096)
     lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
@@ -196,7 +197,9 @@ def load_scenario(path_or_name: str, overrides: Mapping[str, str] | None = None)
         tree = scenario_file.override(tree, key, value)
     binding = scenario_file.bind(Scenario, tree, given=_NOT_IN_FILE)
     elevation_deg = binding.values["space_ground"]["min_elevation_deg"]
-    binding.values["stations"] = tuple(replace(one, min_elevation_deg=elevation_deg) for one in binding.values["stations"])
+    binding.values["stations"] = tuple(
+        replace(one, min_elevation_deg=elevation_deg) for one in binding.values["stations"]
+    )
     binding.values |= {"source": str(path), "text": text}
     scenario = scenario_file.build(Scenario, binding)
     _check_names(scenario, binding)
@@ -220,7 +223,9 @@ def _check_names(scenario: Scenario, binding: scenario_file.Binding) -> None:
     if scenario.ground.name in slugs or scenario.ground.name.startswith("sat-"):
         place = binding.sections["ground"].locate(("name",))
         (place[1] if place else entry).refuse(
-            "this name belongs to another node", "ground.name", "not a station's name, and not sat-...",
+            "this name belongs to another node",
+            "ground.name",
+            "not a station's name, and not sat-...",
             found=scenario.ground.name,
         )
 
@@ -240,6 +245,8 @@ def _find(path_or_name: str) -> Path:
     close = difflib.get_close_matches(path_or_name, names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise ScenarioError(
-        f"no such scenario{hint}", where=path_or_name, found=path_or_name,
+        f"no such scenario{hint}",
+        where=path_or_name,
+        found=path_or_name,
         allowed=f"the path of a file, or one of {', '.join(names)}",
     )

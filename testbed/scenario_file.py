@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Entry:
-    """A scalar's text, a list, or a section, and where it stands. ``folder`` is what relative paths in it start from."""
+    """A scalar's text, a list or a section, and where it stands. Relative paths in it start from ``folder``."""
 
     value: str | tuple[Entry, ...] | Mapping[str, Entry]
     where: str
@@ -120,8 +120,11 @@ def parse(text: str, where: str, folder: Path, *, line: bool = True) -> Entry:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ScenarioError(
-            f"not YAML: {error.problem or error.context}", where=where,
-            line=mark.line + 1 if mark and line else None, found=_line_at(text, mark), allowed="YAML 1.2",
+            f"not YAML: {error.problem or error.context}",
+            where=where,
+            line=mark.line + 1 if mark and line else None,
+            found=_line_at(text, mark),
+            allowed="YAML 1.2",
         ) from None
     except RecursionError:
         raise ScenarioError("nested too deeply", where=where, allowed=f"at most {MAX_DEPTH} levels") from None
@@ -149,8 +152,13 @@ class _Reader:
 
     def entry(self, node: Any, path: str, depth: int) -> Entry:
         if depth > MAX_DEPTH:
-            raise ScenarioError("nested too deeply", where=self.where, line=self._line(node), field=path,
-                                allowed=f"at most {MAX_DEPTH} levels")
+            raise ScenarioError(
+                "nested too deeply",
+                where=self.where,
+                line=self._line(node),
+                field=path,
+                allowed=f"at most {MAX_DEPTH} levels",
+            )
         tag = str(node.tag)
         if tag.removeprefix("tag:yaml.org,2002:") not in _CORE_TAGS:
             self._refuse(node, "tags mean nothing here", path, tag, "a plain value")
@@ -161,7 +169,9 @@ class _Reader:
             value = tuple(self.entry(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value))
         else:
             value = str(node.value)
-        return Entry(value, self.where, self._line(node), self.folder, quoted=getattr(node, "style", None) in ('"', "'"))
+        return Entry(
+            value, self.where, self._line(node), self.folder, quoted=getattr(node, "style", None) in ('"', "'")
+        )
 
     def _section(self, node: Any, path: str, depth: int) -> dict[str, Entry]:
         section: dict[str, Entry] = {}
@@ -197,7 +207,9 @@ def _replaced(tree: Entry, keys: list[str], new: Entry) -> Entry:
     if not keys:
         return new
     if not isinstance(tree.value, Mapping):
-        new.refuse(f"there is no key {keys[0]!r} in a value", ".".join(keys), "a path to a key of a section", tree.found)
+        new.refuse(
+            f"there is no key {keys[0]!r} in a value", ".".join(keys), "a path to a key of a section", tree.found
+        )
     inside = tree.value.get(keys[0], Entry({}, new.where, None, new.folder) if keys[1:] else new)
     value = {**tree.value, keys[0]: _replaced(inside, keys[1:], new)}
     return Entry(value, tree.where, tree.line, tree.folder)
@@ -281,7 +293,7 @@ def _join(path: str, key: str) -> str:
 
 
 def bind(model: type[BaseModel], entry: Entry, given: frozenset[str] = frozenset(), path: str = "") -> Binding:
-    """Read a section's keys as a model's fields (those in ``given`` are not the file's). Ranges are the model's to check."""
+    """Read a section's keys as a model's fields, but for those in ``given``. Ranges are the model's to check."""
     keys = {key.key: key for key in _keys(model, given)}
     if not isinstance(entry.value, Mapping):
         entry.refuse("a section is needed" if path else "not a scenario", path, "a section with " + ", ".join(keys))
@@ -301,7 +313,11 @@ def bind(model: type[BaseModel], entry: Entry, given: frozenset[str] = frozenset
         else:
             binding.values[key.name] = _value(key, inner, inside)
     for name, key in keys.items():
-        if key.name not in binding.values and key.info.default is PydanticUndefined and key.info.default_factory is None:
+        if (
+            key.name not in binding.values
+            and key.info.default is PydanticUndefined
+            and key.info.default_factory is None
+        ):
             entry.refuse("a key is missing", _join(path, name), key.allowed, found="nothing")
     return binding
 

@@ -72,6 +72,6 @@ class Evaluator:
 
     def _encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         with torch.no_grad():
-            cut = round_trip(self._embedding(torch.from_numpy(np.array(pixels))), self._codec)
+            cut = round_trip(self._embedding(torch.from_numpy(pixels)), self._codec)
         parts = [self._encoder.features(cut[part]) for part in micro_batches(len(cut), _MICRO_BATCH)]
         return round_trip(torch.cat(parts), self._codec)

@@ -52,7 +52,9 @@ def train_head(
     trained = {"linear.weight": weight.detach(), "linear.bias": bias.detach()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in trained.values()):
         raise ScenarioError(
-            f"the head of {seed[2]} diverged in round {seed[1]}", field="learning.learning_rate", found=learning_rate,
+            f"the head of {seed[2]} diverged in round {seed[1]}",
+            field="learning.learning_rate",
+            found=learning_rate,
             allowed="a smaller value",
         )
     return trained, mean_loss

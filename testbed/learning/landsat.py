@@ -126,7 +126,9 @@ def read_deb(deb: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
         columns, attributes = _RReader(lzma.decompress(member.read_bytes())).pairs()["Satellite"]
     names = [*(f"x.{i}" for i in range(1, PIXELS * BANDS + 1)), "classes"]
     if attributes["names"] != names:
-        raise ScenarioError("unexpected columns", field="--deb", found=attributes["names"], allowed="x.1 .. x.36, classes")
+        raise ScenarioError(
+            "unexpected columns", field="--deb", found=attributes["names"], allowed="x.1 .. x.36, classes"
+        )
     codes, code_attributes = columns[-1]
     values = np.stack(columns[:-1], axis=1)
     pixels = values.astype(np.uint8)
@@ -169,7 +171,9 @@ def rebuild(deb: pathlib.Path | None = None, out: pathlib.Path = LANDSAT_PATH) -
 
 def _command(command: Sequence[str], folder: pathlib.Path) -> None:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False
+        )
     except FileNotFoundError as error:
         raise RackError(f"{command[0]} is not installed: rebuild on Debian or Ubuntu") from error
     except subprocess.TimeoutExpired as error:

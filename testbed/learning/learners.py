@@ -22,6 +22,8 @@ from testbed.learning.tasks import load_dataset
 from testbed.scenario import Scenario
 
 State = dict[str, Tensor]
+Inputs = Tensor
+"""Features [n, 384] or cut tensors [n, 9, 384], as the learner's mode wants them."""
 SeedPath = tuple[int, int, str]
 
 

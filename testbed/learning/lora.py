@@ -59,9 +59,14 @@ class Adapter:
     def __init__(self, encoder: nn.Module, *, rank: int, alpha: float, seed: int) -> None:
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(find_targets(encoder)), lora_dropout=0.0)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # the scaling is alpha / rank: a fraction does as well
+            target_modules=list(find_targets(encoder)),
+            lora_dropout=0.0,
+        )
         self.encoder = encoder
-        self.model: Any = get_peft_model(encoder, config)  # type: ignore[arg-type]
+        self.model: Any = get_peft_model(encoder, config)
         self.model.eval()  # the base's dropout stays off: it would differ between split and centralised training
         self._fill(seed)
 
@@ -71,7 +76,9 @@ class Adapter:
             values = np.zeros(tuple(tensor.shape), dtype=np.float32)
             if name.endswith(_A):
                 bound = tensor.shape[1] ** -0.5
-                values = random_stream("lora", seed, name).uniform(-bound, bound, tuple(tensor.shape)).astype(np.float32)
+                values = (
+                    random_stream("lora", seed, name).uniform(-bound, bound, tuple(tensor.shape)).astype(np.float32)
+                )
             with torch.no_grad():
                 tensor.copy_(torch.from_numpy(values))
 
@@ -144,7 +151,7 @@ def train_adapter(
             rows = order[batch]
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(head_scores(head, adapter.encoder(cut[rows])), labels[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             total += loss.item() * len(rows)
         mean_loss = total / len(labels)
@@ -178,4 +185,3 @@ def factor_average_deviation(contributions: Mapping[str, tuple[float, State]]) -
     if update_squared == 0.0:
         return 0.0 if difference_squared == 0.0 else float("inf")
     return float((difference_squared / update_squared) ** 0.5)
-

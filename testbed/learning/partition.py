@@ -5,6 +5,7 @@ All of it follows from the scenario's seed and from nothing else: not from arriv
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -65,7 +66,8 @@ def dirichlet_partition(
         if min(len(indices) for indices in held.values()) >= minimum:
             return held
     raise ScenarioError(
-        f"{_PARTITION_TRIES} draws left some of {len(names)} satellites with fewer than {minimum} of {len(labels)} samples",
+        f"{_PARTITION_TRIES} draws each left one of {len(names)} satellites with fewer than {minimum} "
+        f"of {len(labels)} samples",
         field="learning.dirichlet_alpha",
         found=alpha,
         allowed="a larger value, fewer satellites or more samples",
@@ -118,4 +120,4 @@ def micro_batches(n: int, size: int) -> tuple[slice, ...]:
     starts = list(range(0, n, size))
     if n % size == 1:
         starts.pop()
-    return tuple(slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True))
+    return tuple(slice(start, stop) for start, stop in itertools.pairwise([*starts, n]))

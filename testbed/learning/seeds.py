@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
+# By name: numpy loads its random part only when first touched, which a forked node should find done.
+from numpy.random import PCG64, Generator
 
 
-def random_stream(purpose: str, seed: int, *parts: int | str) -> np.random.Generator:
+def random_stream(purpose: str, seed: int, *parts: int | str) -> Generator:
     """The stream of ``purpose`` (such as "embedding") under ``seed``, and of a round or node given in ``parts``.
 
     Streams with different arguments are independent: the state is the SHA-256 of the arguments.
     """
     text = "\x1f".join([purpose, str(seed), *(str(part) for part in parts)])
     entropy = int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
-    return np.random.Generator(np.random.PCG64(entropy))
+    return Generator(PCG64(entropy))

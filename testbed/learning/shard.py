@@ -20,8 +20,8 @@ class Shard:
         self._plan = plan
         self._node = node
         data = dataset(plan.scenario.learning.dataset)
-        self._pixels = torch.from_numpy(data.train_x)
-        self._labels = torch.from_numpy(data.train_y.astype("int64"))
+        self._pixels = torch.tensor(data.train_x)
+        self._labels = torch.tensor(data.train_y, dtype=torch.int64)
         self._embedding = Embedding(plan.scenario.seed)
         encoder = load_encoder(plan.scenario.learning.model) if with_encoder else None
         self.learner: Learner = make_learner(plan.scenario, encoder)

@@ -47,7 +47,7 @@ class SatelliteSide:
         """Features as received and the labels that stayed here to (gradient of the features, mean loss)."""
         arrived = features.detach().requires_grad_(True)
         loss = nn.functional.cross_entropy(self._head(arrived), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if arrived.grad is None:
             raise BugError("the head does not depend on its features")
         return arrived.grad, loss.item()
@@ -57,7 +57,7 @@ class SatelliteSide:
         if self._cut is None or (self.trains_embedding and cut_gradient is None):
             raise BugError("a split step was finished out of order or without the gradient of its cut tensors")
         if self.trains_embedding:
-            self._cut.backward(cut_gradient)  # type: ignore[no-untyped-call]
+            self._cut.backward(cut_gradient)
         self._cut = None
         self._optimiser.step()
 
@@ -82,7 +82,7 @@ class GroundSide:
         """Takes the backbone's step; returns the gradient of the cut tensors if it was asked for."""
         if self._cut is None or self._features is None:
             raise BugError("a gradient arrived for features that were not sent")
-        self._features.backward(feature_gradient)  # type: ignore[no-untyped-call]
+        self._features.backward(feature_gradient)
         cut_gradient = self._cut.grad
         self._cut = self._features = None
         self._optimiser.step()

@@ -22,8 +22,7 @@ _EMBEDDED = {"landsat": LANDSAT_PATH}
 class Dataset:
     """Labelled 3 x 3 pixel neighbourhoods in four bands, in a training and a test split.
 
-    train_x, test_x are [n, 9, 4] uint8, train_y, test_y [n] uint8 counting into ``classes``. The arrays are
-    read-only.
+    train_x, test_x are [n, 9, 4] uint8, train_y, test_y [n] uint8 counting into ``classes``.
     """
 
     name: str
@@ -71,7 +70,8 @@ def _wrong(message: str, found: object, allowed: str) -> ScenarioError:
 def _read(path: pathlib.Path, given: str) -> dict[str, npt.NDArray[Any]]:
     wanted = ("train_x", "train_y", "test_x", "test_y", "classes")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:  # opened here: numpy leaves it open when the archive is broken
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _wrong("the data set is not an .npz archive", given, _LAYOUT)
             missing = [name for name in wanted if name not in archive]
@@ -80,8 +80,6 @@ def _read(path: pathlib.Path, given: str) -> dict[str, npt.NDArray[Any]]:
             arrays = {name: archive[name] for name in wanted}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise _wrong(f"the data set cannot be read as an .npz: {error}", given, _LAYOUT) from error
-    for array in arrays.values():
-        array.setflags(write=False)
     return arrays
 
 

@@ -11,7 +11,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -74,7 +74,7 @@ class LinkPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: a state is [start_s, delay_ms, rate_bps, loss_ratio, limit_packets]. Floats survive exactly."""
-        links = {peer: [list(astuple(state)) for state in states] for peer, states in sorted(self.links.items())}
+        links = {peer: [_values(state) for state in states] for peer, states in sorted(self.links.items())}
         return {"node": self.node, "links": links}
 
     @classmethod
@@ -101,6 +101,12 @@ def queue_limit_packets(rate_bps: float, delay_ms: float) -> int:
     """
     in_flight_bytes = rate_bps / 8 * delay_ms / 1000
     return 2 * math.ceil(in_flight_bytes / PACKET_BYTES) + QUEUE_FLOOR_PACKETS
+
+
+def _values(state: LinkState) -> list[float]:
+    # Equal numbers, equal text: 8 and 8.0, 0.0 and -0.0.
+    floats = (state.start_s, state.delay_ms, state.rate_bps, state.loss_ratio)
+    return [*(float(number) + 0.0 for number in floats), state.limit_packets]
 
 
 def _state(values: list[Any]) -> LinkState:

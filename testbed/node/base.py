@@ -148,7 +148,8 @@ class Node(ABC):
 
     async def report(self, kind: str, blob: bytes = b"", **data: Any) -> None:
         """Tell the controller, and wait until it has heard."""
-        await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
+        with self.clock.in_flight():
+            await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
 
     @abstractmethod
     async def obey(self, order: Order) -> None:

@@ -201,6 +201,6 @@ if __name__ == "__main__":
         with contextlib.suppress(OSError, termios.error):
             os.write(2, traceback.format_exc().encode())
             termios.tcdrain(2)
-    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.stdout = sys.stderr = None
     os.sync()
     LIBC.reboot(RB_POWER_OFF)

@@ -187,7 +187,7 @@ def build() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.gettempdir()
     if shutil.disk_usage(scratch).free < BUILD_DISK_BYTES:
-        raise KernelError(f"{scratch} has less than {BUILD_DISK_BYTES / 1e9:.1f} GB free: set TMPDIR to a folder that has")
+        raise KernelError(f"{scratch} has not {BUILD_DISK_BYTES / 1e9:.1f} GB free: set TMPDIR to a folder that has")
     with tempfile.TemporaryDirectory(prefix="skyrack-kernel-") as name:
         folder = Path(name)
         _run(["tar", "--extract", "--xz", "--file", str(SOURCE_ARCHIVE), "--strip-components=1"], folder)
@@ -223,7 +223,7 @@ def _require_tools() -> None:
         return
     install = ["apt-get", "install", "-y", "--no-install-recommends", *BUILD_PACKAGES]
     if os.geteuid() != 0:
-        raise KernelError(f"building the kernel needs {', '.join(missing)}. As an administrator run\n  {' '.join(install)}")
+        raise KernelError(f"the build needs {', '.join(missing)}. As an administrator run\n  {' '.join(install)}")
     _run(["apt-get", "update"], Path("/"))
     _run(install, Path("/"))
 

@@ -50,9 +50,7 @@ def main() -> int:
     return 0
 
 
-def _supervise(
-    request: dict[str, Any], control: str, lifeline: int, wake: int, libc: ctypes.CDLL
-) -> dict[str, object]:
+def _supervise(request: dict[str, Any], control: str, lifeline: int, wake: int, libc: ctypes.CDLL) -> dict[str, object]:
     with open(os.path.join(control, "guest.json"), "w", encoding="utf-8") as stream:
         json.dump(request["guest"], stream)
     if request["core"] is not None:

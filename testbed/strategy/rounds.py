@@ -10,12 +10,11 @@ from testbed.strategy.forecast import Phase
 from testbed.transfer.transport import PAYLOAD_SHARE
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from testbed.learning.learners import Inputs
     from testbed.node.satellite import Satellite
 
 
-async def train_and_average(satellite: Satellite, inputs: Tensor) -> None:
+async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
     """Train what is trained on this satellite's samples, gather everybody's in the plane, average, report.
 
     Averaging is by sample counts, in node order, in fp64 (DESIGN, decision 13): every satellite ends the round with

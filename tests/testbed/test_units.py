@@ -105,7 +105,7 @@ def test_conversion_is_rounded_once(data: st.DataObject, number: object) -> None
     unit = data.draw(st.sampled_from(sorted(quantity.scale)))
     exact = Fraction(str(number)) * Fraction(quantity.scale[unit])
     # Oracle: exact rational arithmetic; Fraction's own conversion to float rounds correctly.
-    assert quantity.parse(f"{number:f} {unit}") == float(exact)  # type: ignore[str-format]
+    assert quantity.parse(f"{number:f} {unit}") == float(exact)
 
 
 @given(st.text(max_size=40))

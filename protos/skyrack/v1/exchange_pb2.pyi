@@ -12,6 +12,8 @@ the chunk's number on the stream (network order), then what the type says:
   3 durable eight octets: how many bytes of the chunk the receiver holds, receiver to sender; the chunk's size once
             its application has accepted it
   4 refusal a text, receiver to sender
+  5 push    two octets of header size, a ChunkHeader, the whole payload, sender to receiver: offer and data in one,
+            on links that are always up
 """
 
 from collections import abc as _abc

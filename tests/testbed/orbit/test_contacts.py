@@ -51,6 +51,15 @@ class Skyfield:
         sight = (self.satellites[satellite] - self.place(slug)).at(self.time(at_s))
         return sight.altaz()[0].degrees
 
+    def highest_deg(self, satellite: str, slug: str, start_s: float, end_s: float) -> float:
+        low_s, high_s = start_s, end_s
+        for _ in range(3):  # three times finer: near the zenith the elevation has all but a cusp
+            at_s = np.linspace(low_s, high_s, 200)
+            altitude_deg = self.altitude_deg(satellite, slug, at_s)
+            best = int(altitude_deg.argmax())
+            low_s, high_s = at_s[max(best - 1, 0)], at_s[min(best + 1, 199)]
+        return float(altitude_deg.max())
+
     def passes(self, satellite: str, slug: str, duration_s: float) -> list[tuple[float, float]]:
         mask_deg = self.stations[slug].min_elevation_deg
         start, end = self.time(0.0)[0], self.time(duration_s)[0]
@@ -83,9 +92,8 @@ def _compare(code: str, stations: tuple[Station, ...], duration_s: float) -> int
                 for edge_s in {contact.start_s, contact.end_s} - {0.0, duration_s}:
                     before, at, after = oracle.altitude_deg(satellite, slug, edge_s + np.array([-0.5, 0.0, 0.5]))
                     assert abs(at - one.min_elevation_deg) <= 0.01 * abs(after - before)
-                within_s = np.linspace(contact.start_s, contact.end_s, 400)
-                highest_deg = oracle.altitude_deg(satellite, slug, within_s).max()
-                assert contact.max_elevation_deg == pytest.approx(highest_deg, abs=0.05)
+                highest_deg = oracle.highest_deg(satellite, slug, contact.start_s, contact.end_s)
+                assert contact.max_elevation_deg == pytest.approx(highest_deg, abs=1e-3)
     return len(contacts)
 
 
@@ -94,8 +102,8 @@ def test_every_pair_of_the_demo_has_skyfields_passes(min_elevation_deg: float) -
     assert _compare(DEMO, _masked(LANDSAT, min_elevation_deg), 3 * 3600.0) > 10
 
 
-def test_a_day_of_one_satellite_over_every_station_has_skyfields_passes() -> None:
-    assert _compare("D:550:97.6:1/1/0:77", _masked(tuple(STATIONS.values()), 0.0), 86400.0) > 50
+def test_half_a_day_of_one_satellite_over_every_station_has_skyfields_passes() -> None:
+    assert _compare("D:550:97.6:1/1/0:77", _masked(tuple(STATIONS.values()), 0.0), 43200.0) > 25
 
 
 def test_short_passes_under_a_high_mask_are_found() -> None:

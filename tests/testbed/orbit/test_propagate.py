@@ -18,7 +18,6 @@ from testbed.orbit.constellation import parse_constellation
 from testbed.orbit.propagate import Ephemeris, Propagator, geodetic_itrs_km
 
 EPOCH = datetime(2026, 6, 1, 2, 24, tzinfo=timezone.utc)
-ISS = Path(__file__).parents[3] / "../shared/oracles/iss_sgp4.json"
 METRE_KM = 1e-3
 
 
@@ -66,7 +65,9 @@ def test_satellites_start_where_the_code_puts_them() -> None:
     assert latitude_deg == pytest.approx([0, 180 - 98.2, 0, -(180 - 98.2)], abs=0.2)
 
 
-@pytest.mark.parametrize(("latitude_deg", "longitude_deg", "altitude_m"), [(78.2, 15.4, 450), (-90, 0, 0), (0, -180, 9)])
+@pytest.mark.parametrize(
+    ("latitude_deg", "longitude_deg", "altitude_m"), [(78.2, 15.4, 450), (-90, 0, 0), (0, -180, 9)]
+)
 def test_places_are_skyfields(latitude_deg: float, longitude_deg: float, altitude_m: float) -> None:
     place_km, zenith = geodetic_itrs_km(latitude_deg, longitude_deg, altitude_m)
     theirs = wgs84.latlon(latitude_deg, longitude_deg, altitude_m)
@@ -75,22 +76,20 @@ def test_places_are_skyfields(latitude_deg: float, longitude_deg: float, altitud
     assert zenith == pytest.approx(higher.itrs_xyz.km - theirs.itrs_xyz.km, abs=1e-9)
 
 
-@pytest.mark.skipif(not ISS.exists(), reason="the shared oracle iss_sgp4.json is not here")
-def test_iss_teme_is_the_fixtures_to_a_millimetre() -> None:
-    fixture = json.loads(ISS.read_text())
+def test_iss_teme_is_the_fixtures_to_a_millimetre(shared: Path) -> None:
+    fixture = json.loads((shared / "oracles/iss_sgp4.json").read_text())
     record = Satrec.twoline2rv(*fixture["tle"])
     midnight = datetime(2021, 3, 16, tzinfo=timezone.utc)
     propagator = Propagator.of_satrecs(["iss"], [record], midnight)
     for offset_s, teme_km in fixture["teme_km"].items():
-        # The fixture was made with the Julian date in one double, whose grain is 40 us, 0.3 m of motion: take that date.
+        # The fixture has the Julian date in one double, whose grain is 40 us, 0.3 m of motion: take that date.
         julian = (record.jdsatepoch + record.jdsatepochF) + float(offset_s) / 86400
         at_s = np.array([(julian - 2459289.5) * 86400])
         assert propagator.position_teme_km(at_s)[0, 0] == pytest.approx(teme_km, abs=1e-6)
 
 
-@pytest.mark.skipif(not ISS.exists(), reason="the shared oracle iss_sgp4.json is not here")
-def test_iss_itrs_is_the_fixtures_to_a_metre() -> None:
-    fixture = json.loads(ISS.read_text())
+def test_iss_itrs_is_the_fixtures_to_a_metre(shared: Path) -> None:
+    fixture = json.loads((shared / "oracles/iss_sgp4.json").read_text())
     record = Satrec.twoline2rv(*fixture["tle"])
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=fixture["unix_epoch_s"])
     propagator = Propagator.of_satrecs(["iss"], [record], epoch)
@@ -100,7 +99,7 @@ def test_iss_itrs_is_the_fixtures_to_a_metre() -> None:
 
 
 def test_an_orbit_inside_the_earth_names_the_satellite() -> None:
-    # 10 km above the equator a circle through the poles is fine on paper; SGP4's short-period terms put it underground.
+    # A metre above the equator is a circle on paper; J2 makes SGP4's orbit dip below the surface.
     propagator = Propagator(parse_constellation("D:0.001:0:2/1/0"), EPOCH)
     with pytest.raises(ScenarioError, match="sat-0-"):
         propagator.position_itrs_km(np.linspace(0, 6000, 50))

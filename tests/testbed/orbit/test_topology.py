@@ -16,7 +16,9 @@ from testbed.orbit.topology import check_line_of_sight, lowest_altitudes_km, rin
 EPOCH = datetime(2026, 6, 1, 2, 24, tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize(("total", "planes", "edges"), [(1, 1, 0), (2, 1, 1), (3, 1, 3), (8, 1, 8), (4, 2, 2), (12, 3, 12)])
+@pytest.mark.parametrize(
+    ("total", "planes", "edges"), [(1, 1, 0), (2, 1, 1), (3, 1, 3), (8, 1, 8), (4, 2, 2), (12, 3, 12)]
+)
 def test_a_plane_is_a_ring(total: int, planes: int, edges: int) -> None:
     constellation = parse_constellation(f"D:705:98.2:{total}/{planes}/0")
     ring = ring_edges(constellation)

@@ -1,0 +1,48 @@
+"""Which clock a node's process runs on, and what keeps that clock in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.attendance import Attendance
+from agent.process import Seat
+from testbed.clock import KernelClock, StartableClock
+from testbed.mission_clock import MissionClock
+
+
+class Keeping(Protocol):
+    """What must run beside a clock."""
+
+    def begin(self) -> None:
+        """Start it."""
+
+    async def close(self) -> None:
+        """End it."""
+
+
+class _Nothing:
+    """A time-travel kernel keeps its own time."""
+
+    def begin(self) -> None:
+        """Nothing to start."""
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+def _kernel(seat: Seat) -> tuple[StartableClock, Keeping]:
+    return KernelClock(), _Nothing()
+
+
+def _real(seat: Seat) -> tuple[StartableClock, Keeping]:
+    clock = MissionClock()
+    return clock, Attendance(seat.node, clock, seat.controller_address, seat.credentials)
+
+
+_CLOCKS: dict[str, Callable[[Seat], tuple[StartableClock, Keeping]]] = {"kernel": _kernel, "real": _real}
+
+
+def make_clock(seat: Seat) -> tuple[StartableClock, Keeping]:
+    """The clock of a seat (``kernel`` on a time-travel kernel, ``real`` elsewhere) and what keeps it."""
+    return _CLOCKS[seat.clock](seat)

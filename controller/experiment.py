@@ -1,0 +1,151 @@
+"""One experiment from a mission plan to a finished run directory: choose the rack, run, keep what it gave."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from controller.journal import Journal
+from controller.rundir import RunDirectory
+from testbed import manifest, registry
+from testbed.errors import ScenarioError, SkyrackError
+from testbed.mission import MissionPlan
+from testbed.orbit.contacts import contacts_csv
+from testbed.rack.base import Job, Rack
+
+MISSION = "controller.runner:fly"
+INSIDE = ("-m", "controller.inside")
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the flags chose."""
+
+    rack: str = "auto"
+    time: Literal["auto", "real"] = "auto"
+    scheduler: str = "earliest-finish"
+
+
+def choose_rack(choice: Choice, stop: threading.Event | None = None) -> Rack:
+    """The rack by name; ``auto`` is the local one wherever its kernel can run, else the simulated one."""
+    name = choice.rack
+    if name == "auto":
+        name = "local" if sys.platform == "linux" and platform.machine() == "x86_64" else "simulated"
+    if name not in _RACKS:
+        raise ScenarioError("no such rack", where="flags", field="--rack", found=name, allowed=", ".join(_RACKS))
+    return _RACKS[name](choice, stop)
+
+
+def _simulated(choice: Choice, stop: threading.Event | None) -> Rack:
+    from testbed.rack.simulated import SimulatedRack
+
+    return SimulatedRack()
+
+
+def _local(choice: Choice, stop: threading.Event | None) -> Rack:
+    from testbed.rack.local import LocalRack
+
+    return LocalRack(INSIDE, choice.time, stop)
+
+
+_RACKS: dict[str, Callable[[Choice, threading.Event | None], Rack]] = {"local": _local, "simulated": _simulated}
+
+
+def run_experiment(
+    plan: MissionPlan,
+    directory: RunDirectory,
+    choice: Choice,
+    on_event: Callable[[Event], None],
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Run a plan and fill its run directory; the result is what ``skyrack run --format json`` prints.
+
+    The journal, the events and whatever was learned until then stay in the directory when the run fails.
+    """
+    registry.load("schedulers", choice.scheduler)
+    rack = choose_rack(choice, stop)
+    begun = time.monotonic()
+    _write_plan(directory, plan)
+    job = Job(directory.run_id, plan, directory.path, plan.strategy, choice.scheduler, MISSION)
+    with Journal(directory.path / "journal.sqlite", directory.run_id) as journal:
+
+        def record(event: Event) -> None:
+            event = {**event, "real_s": round(time.monotonic() - begun, 4)}
+            if event["kind"] == "certificate":
+                directory.write_json("certificate.json", event["rows"])
+            journal.append(event)
+            directory.append_event(event)
+            on_event(event)
+
+        try:
+            outcome = rack.run(job, record)
+        except SkyrackError as error:
+            record({"kind": "failed", "node": "controller", "mission_s": 0.0, "error": str(error)})
+            raise
+    outcome["real_time_s"] = time.monotonic() - begun
+    return _keep(directory, plan, rack, choice, outcome)
+
+
+def _write_plan(directory: RunDirectory, plan: MissionPlan) -> None:
+    scenario = plan.scenario
+    directory.write_text("scenario.yaml", scenario.text)
+    directory.write_json("resolved.json", scenario.model_dump(mode="json", exclude={"text"}))
+    directory.write_text("contact_plan.csv", contacts_csv(plan.contacts, scenario.epoch))
+    directory.write_json("prediction.json", plan.prediction)
+    for name, links in plan.link_plans.items():
+        directory.write_json(f"links/{name}.json", {**links.to_dict(), "sha256": links.digest()})
+
+
+def _keep(
+    directory: RunDirectory, plan: MissionPlan, rack: Rack, choice: Choice, outcome: dict[str, Any]
+) -> dict[str, Any]:
+    from testbed.learning.checkpoint import weights_sha256
+    from testbed.learning.keep import save_checkpoint
+
+    scenario = plan.scenario
+    weights = outcome.pop("weights")
+    packed = base64.b64decode(weights) if isinstance(weights, str) else weights
+    state = save_checkpoint(scenario, packed, directory.path / "checkpoint")
+    if weights_sha256(state) != outcome["weights_sha256"]:
+        raise SkyrackError("the kept weights are not those that the satellites reported")
+    facts = outcome.pop("facts")
+    certificate = directory.read_json("certificate.json")
+    directory.write_json("manifest.json", manifest.collect(scenario, facts=facts, run=directory.run_id))
+    rounds = outcome.pop("rounds")
+    result = {
+        "run_dir": str(directory.path),
+        "rack": rack.name,
+        "kernel": facts["kernel"],
+        "clock": facts["clock"],
+        "strategy": plan.strategy,
+        "scheduler": choice.scheduler,
+        "mode": scenario.learning.mode,
+        "seed": scenario.seed,
+        "rounds": len(rounds),
+        "links": _link_errors(certificate),
+        "predicted_mission_time_s": plan.prediction["mission_time_s"],
+        "devices": {name: profile.source for name, profile in scenario.devices},
+        "history": rounds,
+        **outcome,
+    }
+    directory.write_json("result.json", result)
+    return result
+
+
+def _link_errors(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The certificate's worst figures; None on a rack without links to probe."""
+    delays = [row["measured_delay_ms"] - row["target_delay_ms"] for row in rows if row["measured_delay_ms"] is not None]
+    rates = [
+        row["measured_rate_bps"] / row["expected_rate_bps"] - 1 for row in rows if row.get("measured_rate_bps")
+    ]
+    return {
+        "max_delay_error_ms": max((abs(error) for error in delays), default=None),
+        "max_rate_error_ratio": max((abs(error) for error in rates), default=None),
+    }

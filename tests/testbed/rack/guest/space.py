@@ -1,0 +1,94 @@
+"""Inside a guest: a Space with eight boards, looked at with iproute2 and crossed with datagrams."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from dataclasses import asdict
+
+from testbed.errors import SkyrackError
+from testbed.rack.kernel import probe_native
+from testbed.rack.namespaces import Space, unshare_network
+from testbed.rack.netlink import inside
+
+
+def say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201
+
+
+def sleeper(own_network: bool = True) -> int:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if own_network:
+            unshare_network()
+        os.write(write, b".")
+        time.sleep(1e6)
+    os.read(read, 1)
+    return pid
+
+
+def refusal(space: Space, node: str, pid: int) -> dict[str, str]:
+    try:
+        space.attach(node, pid)
+    except SkyrackError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {}
+
+
+def run(pid: int, *command: str) -> str:
+    done = subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", *command], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def crosses(sender_fd: int, source: str, receiver_fd: int | None, target: str) -> bool:
+    """Whether a datagram gets from one namespace's address to another's."""
+    with inside(receiver_fd):
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind((target, 0))
+    with inside(sender_fd):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.bind((source, 0))
+    sender.sendto(b"hello", receiver.getsockname())
+    receiver.settimeout(2.0)
+    try:
+        return receiver.recvfrom(16)[1][0] == source
+    except TimeoutError:
+        return False
+
+
+say(what="kernel", **asdict(probe_native()))
+before = os.stat("/proc/self/ns/net").st_ino
+nodes = [f"n{number}" for number in range(8)]
+with Space(nodes) as space:
+    pids = {name: sleeper() for name in nodes[:-1]}
+    facts = [asdict(space.attach(name, pid)) for name, pid in pids.items()]
+    say(what="boards", facts=facts, moved=os.stat("/proc/self/ns/net").st_ino != before)
+    first = pids["n0"]
+    say(
+        what="first",
+        devices=json.loads(run(first, "ip", "-json", "-details", "address")),
+        neighbours=json.loads(run(first, "ip", "-json", "neighbour", "show", "dev", "data")),
+        processes=sorted(os.listdir("/sys/class/net")),
+    )
+    fds = {name: os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for name, pid in pids.items()}
+    addresses = space.addresses
+    say(
+        what="paths",
+        data=crosses(fds["n0"], addresses["n0"].data, fds["n5"], addresses["n5"].data),
+        mgmt=crosses(fds["n0"], addresses["n0"].mgmt, fds["n5"], addresses["n5"].mgmt),
+        controller=crosses(fds["n0"], addresses["n0"].mgmt, None, "10.77.0.1"),
+    )
+    dead = sleeper()
+    os.kill(dead, 9)
+    os.waitpid(dead, 0)
+    say(
+        what="refused",
+        stranger=refusal(space, "n9", first),
+        twice=refusal(space, "n0", first),
+        at_home=refusal(space, "n7", sleeper(own_network=False)),
+        dead=refusal(space, "n7", dead),
+    )
