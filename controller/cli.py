@@ -171,7 +171,7 @@ def run(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Run a scenario, and keep everything about it in a run directory."""
-    from controller import console
+    from controller import console, live
     from controller.experiment import Choice, run_experiment
     from controller.report import write_report
     from controller.rundir import RunDirectory
@@ -181,7 +181,7 @@ def run(
         directory = RunDirectory.create(runs_dir, made.scenario.name)
         choice = Choice(rack.value, time.value, scheduler)
         try:
-            with console.watch(made) as observe:
+            with live.watch(made) as observe:
 
                 def on_event(event: dict[str, Any]) -> None:
                     observe(event)

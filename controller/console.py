@@ -1,17 +1,14 @@
-"""What people see: the live view of a run, and tables. Each table has a JSON twin that scripts read."""
+"""What people see: tables. Each has a JSON twin that scripts read."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 120
 """Columns of a table that goes into a file or a pipe."""
 _MARKS = {"ok": "green", "warn": "yellow", "fail": "red", "valid": "green", "degraded": "yellow", "invalid": "red"}
-_DOING = {"compute": "cyan", "wait": "bright_black", "idle": "bright_black"}
 
 
 def emit_json(value: object) -> None:
@@ -40,7 +36,7 @@ def emit_json(value: object) -> None:
 
 def emit(*parts: Any) -> None:
     """Tables and texts on standard output."""
-    console = _console(sys.stdout)
+    console = console_on(sys.stdout)
     for part in parts:
         console.print(part)
 
@@ -50,7 +46,8 @@ class _Console(Console):
         raise  # rich calls this while it handles the BrokenPipeError, and would exit with 1
 
 
-def _console(file: IO[str]) -> Console:
+def console_on(file: IO[str]) -> Console:
+    """A console on a stream: as wide as its terminal, or as a page where there is none."""
     return _Console(file=file, highlight=False, width=None if file.isatty() else PLAIN_WIDTH)
 
 
@@ -65,93 +62,15 @@ def _table(
     return table
 
 
+def _time_text(value_s: float | None) -> str:
+    """A duration twice: as a clock shows it and in seconds; ``never`` for none."""
+    if value_s is None:
+        return "never"
+    return f"{value_s:.1f} s" if value_s < 60 else f"{clock_text(value_s)} ({value_s:.1f} s)"
+
+
 def _marked(word: str) -> Text:
     return Text(word, style=_MARKS.get(word, ""))
-
-
-# -- the live view ----------------------------------------------------------------------------------------------------
-
-
-class RunView:
-    """What is known of a run under way, from its events."""
-
-    def __init__(self, plan: MissionPlan) -> None:
-        self._plan = plan
-        self._rounds = plan.scenario.learning.rounds
-        self._stage = "preparing"
-        self._mission_s = 0.0
-        self._round = 0
-        self._done = 0
-        self._accuracy: float | None = None
-        self._doing: dict[str, tuple[str, str]] = {}
-        self._bytes = dict.fromkeys(("up", "down", "isl", "backhaul"), 0)
-
-    def observe(self, event: Mapping[str, Any]) -> str | None:
-        """Take an event into account; a line worth printing where there is no live view."""
-        self._mission_s = max(self._mission_s, event.get("mission_s") or 0.0)
-        kind = event["kind"]
-        if kind in ("transfer", "cut"):
-            self._bytes[direction(event["sender"], event["receiver"])] += event["bytes"]
-        elif kind == "state":
-            self._doing[event["node"]] = (event["state"], event["what"])
-        elif kind == "activity":
-            self._doing[event["node"]] = ("idle", "")
-        elif kind == "stage":
-            self._stage = event["stage"]
-            return self._stage
-        elif kind == "certificate":
-            self._stage = "running"
-            return f"{len(event['rows'])} probes of the links done" if event["rows"] else None
-        elif kind == "round_started":
-            self._stage, self._round = "running", event["round"]
-        elif kind == "round_finished":
-            self._done, self._accuracy = event["round"], event["validation_accuracy"]
-            return self._round_line(event)
-        elif kind == "replan":
-            return f"round {event['round']}: {len(event['chunks'])} chunks of {event['station']} planned anew"
-        return None
-
-    def _round_line(self, event: Mapping[str, Any]) -> str:
-        moved = ", ".join(f"{kind} {size(count)}" for kind, count in self._bytes.items())
-        return (
-            f"round {event['round']}/{self._rounds}  mission {clock_text(self._mission_s)}  "
-            f"validation {percent(self._accuracy)}  {moved}"
-        )
-
-    def __rich__(self) -> Group:
-        predicted_s = float(self._plan.prediction.get("mission_time_s") or 0.0)
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(f"round {max(self._round, 1)}/{self._rounds}" if self._round else self._stage, style="bold"),
-            ProgressBar(total=self._rounds, completed=self._done, width=24),
-            f"mission {clock_text(self._mission_s)} of {clock_text(predicted_s)} predicted",
-            f"validation {percent(self._accuracy)}",
-        )
-        nodes = Table.grid(padding=(0, 2))
-        for node in self._plan.nodes:
-            state, what = self._doing.get(node, ("idle", ""))
-            words = {"wait": f"waits for {what}", "compute": what}.get(state, "")
-            nodes.add_row(f"  {node}", Text(words or state, style=_DOING.get(state, "yellow")))
-        moved = "  ".join(f"{kind} {size(count)}" for kind, count in self._bytes.items())
-        return Group(head, nodes, Text(f"moved  {moved}", style="bright_black"))
-
-
-@contextmanager
-def watch(plan: MissionPlan) -> Iterator[Any]:
-    """A function to give events to: a live view where standard error is a terminal, else a line per round."""
-    view = RunView(plan)
-    if sys.stderr.isatty():
-        with Live(view, console=_console(sys.stderr), refresh_per_second=8, transient=True):
-            yield view.observe
-        return
-
-    def observe(event: Mapping[str, Any]) -> None:
-        line = view.observe(event)
-        if line is not None:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
-
-    yield observe
 
 
 # -- plan -------------------------------------------------------------------------------------------------------------
@@ -232,7 +151,7 @@ def plan_tables(plan: MissionPlan) -> Iterator[Any]:
         f"{clock_text(capacity['peak_at_s'])}), {format_rate_bps(round(capacity['allowed_rate_bps']))} allowed"
     )
     if predicted_s is not None:
-        yield Text(f"predicted mission time: {clock_text(predicted_s)} ({predicted_s:.1f} s)", style="bold")
+        yield Text(f"predicted mission time: {_time_text(predicted_s)}", style="bold")
 
 
 def _contact_tables(plan: MissionPlan, document: Mapping[str, Any], horizon_s: float) -> Iterator[Any]:
@@ -334,7 +253,7 @@ def result_table(result: Mapping[str, Any]) -> Iterator[Any]:
             f"{percent(accuracy['before'])} before, {percent(accuracy['after'])} after (test); "
             f"{percent(accuracy['validation'])} validation",
         ),
-        ("mission time", f"{clock_text(result['mission_time_s'])} ({result['mission_time_s']:.1f} s)"),
+        ("mission time", _time_text(result["mission_time_s"])),
         ("real time", clock_text(result["real_time_s"])),
         ("bytes", moved + (f"; the raw samples would be {size(raw)}" if raw else "")),
         (
@@ -394,9 +313,6 @@ def comparison_tables(comparison: Comparison) -> Iterator[Any]:
     def both(name: str, text: Any) -> tuple[str, str, str]:
         return name, text(first), text(second)
 
-    def time_text(value_s: float | None) -> str:
-        return "never" if value_s is None else f"{clock_text(value_s)} ({value_s:.1f} s)"
-
     yield _table(
         "Comparison",
         ("", str(first["run"]), str(second["run"])),
@@ -406,8 +322,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[Any]:
             both("verdict", lambda run: str(run["verdict"])),
             both("test accuracy", lambda run: percent(run["test_accuracy"])),
             both("validation accuracy", lambda run: percent(run["validation_accuracy"])),
-            both("mission time", lambda run: time_text(run["mission_time_s"])),
-            both(f"to {document['accuracy']:g} validation", lambda run: time_text(run["time_to_accuracy_s"])),
+            both("mission time", lambda run: _time_text(run["mission_time_s"])),
+            both(f"to {document['accuracy']:g} validation", lambda run: _time_text(run["time_to_accuracy_s"])),
             both("bytes up", lambda run: size(run["bytes"].get("up"))),
             both("bytes down", lambda run: size(run["bytes"].get("down"))),
             both("bytes isl", lambda run: size(run["bytes"].get("isl"))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -246,9 +246,22 @@ def _certificate(figures: RunFigures) -> str:
         return _section("Link certificate", "<p>This rack has no shaped links to prove.</p>")
     bad = [row for row in rows if not row.get("ok", True)]
     text = f"{len(rows)} probes before the run, {len(bad)} out of tolerance."
+    delays_ms = _deviations(rows, "measured_delay_ms", "target_delay_ms", lambda measured, target: measured - target)
+    rates = _deviations(rows, "measured_rate_bps", "target_rate_bps", lambda measured, target: measured / target - 1)
+    if delays_ms:
+        text += f" Measured delays are {delays_ms[0]:+.3f} to {delays_ms[-1]:+.3f} ms off the plan"
+        text += f", rates {rates[0] * 100:+.2f} to {rates[-1] * 100:+.2f} %." if rates else "."
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = _table(columns, [[_cell(row.get(column)) for column in columns] for row in rows])
     return _section("Link certificate", f"<p>{escape(text)}</p>{_details('every probe', table)}")
+
+
+def _deviations(
+    rows: Iterable[Mapping[str, Any]], measured: str, target: str, deviation: Callable[[float, float], float]
+) -> list[float]:
+    """How far off what was measured is, in order; of a link that should be down nothing can be measured."""
+    pairs = [(row.get(measured), row.get(target)) for row in rows]
+    return sorted(deviation(got, wanted) for got, wanted in pairs if got is not None and wanted)
 
 
 def _devices(figures: RunFigures) -> str:

@@ -1,6 +1,6 @@
 """The scenario: what an experiment is. One file, read once; inside, frozen models in SI units.
 
-Every name carries its unit; in the file the key drops it and the value carries it (see ``testbed.scenario_file``).
+Every name carries its unit; in the file the key drops it and the value carries it (see ``testbed.scenario_keys``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from testbed import devices, scenario_file
+from testbed import devices, scenario_file, scenario_keys
 from testbed.devices import DeviceProfile
 from testbed.errors import ScenarioError
 from testbed.orbit.constellation import GRAMMAR, parse_constellation
 from testbed.orbit.stations import STATIONS, Station, station
-from testbed.scenario_file import Entry, Text
+from testbed.scenario_file import Entry
+from testbed.scenario_keys import Text
 
 NETEM_MAX_RATE_BPS = 34e9
 """netem's rate is 32 bits of bytes per second (tc_netem_rate in linux/pkt_sched.h): 34.36 Gbit/s."""
@@ -195,23 +196,23 @@ def load_scenario(path_or_name: str, overrides: Mapping[str, str] | None = None)
     tree = scenario_file.parse(text, path_or_name, path.parent)
     for key, value in (overrides or {}).items():
         tree = scenario_file.override(tree, key, value)
-    binding = scenario_file.bind(Scenario, tree, given=_NOT_IN_FILE)
+    binding = scenario_keys.bind(Scenario, tree, given=_NOT_IN_FILE)
     elevation_deg = binding.values["space_ground"]["min_elevation_deg"]
     binding.values["stations"] = tuple(
         replace(one, min_elevation_deg=elevation_deg) for one in binding.values["stations"]
     )
     binding.values |= {"source": str(path), "text": text}
-    scenario = scenario_file.build(Scenario, binding)
+    scenario = scenario_keys.build(Scenario, binding)
     _check_names(scenario, binding)
     return scenario
 
 
 def dump_scenario(scenario: Scenario) -> str:
     """The scenario with every default and override spelled out, as a file that loads to the same experiment."""
-    return scenario_file.dump(scenario, skip=_NOT_IN_FILE)
+    return scenario_keys.dump(scenario, skip=_NOT_IN_FILE)
 
 
-def _check_names(scenario: Scenario, binding: scenario_file.Binding) -> None:
+def _check_names(scenario: Scenario, binding: scenario_keys.Binding) -> None:
     """Every node has a name of its own."""
     _, entry = binding.entries["stations"]
     slugs = [one.slug for one in scenario.stations]

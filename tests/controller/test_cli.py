@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -165,6 +166,53 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, form: str) -> None:
         process.stdout.close()  # before anything is written, as `| head -0` does
         assert process.stderr.read() == ""
         assert process.wait(timeout=300) == 0
+
+
+SMALL = ("run", "demo", "--rack", "simulated", "--rounds", "1", "--set", "learning.samples_per_round=32")
+
+
+@pytest.mark.slow
+def test_run_keeps_everything_and_ends_with_json(tmp_path: Path) -> None:
+    ended = skyrack(*SMALL, "--format", "json", cwd=tmp_path)
+    result = json.loads(ended.stdout)
+    assert set(result) >= {
+        "run_dir", "rack", "kernel", "strategy", "mode", "seed", "rounds", "verdict", "accuracy", "mission_time_s",
+        "real_time_s", "bytes", "links", "weights_sha256",
+    }  # fmt: skip
+    assert set(result["accuracy"]) == {"before", "after", "validation"}
+    assert set(result["bytes"]) >= {"up", "down", "isl", "raw_equivalent"}
+    assert set(result["links"]) == {"max_delay_error_ms", "max_rate_error_ratio"}
+    # 32 samples of 9 tokens x 384 in bf16 go up once, their features (384 in bf16) come down once.
+    assert result["bytes"]["up"] == 32 * 9 * 384 * 2
+    assert result["bytes"]["down"] == 32 * 384 * 2
+    assert result["bytes"]["raw_equivalent"] == 32 * 36
+    run = tmp_path / result["run_dir"]
+    assert json.loads((run / "result.json").read_text()) == result
+    for name in ("scenario.yaml", "contact_plan.csv", "events.jsonl", "manifest.json", "report.html"):
+        assert (run / name).is_file(), name
+    assert "round 1/1" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    program = "import sys; from controller.cli import main; sys.exit(main())"
+    # A shell starts background jobs with SIGINT ignored; the run must stop all the same.
+    ignoring = f"import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv({sys.executable!r}, "
+    ignoring += f"[{sys.executable!r}, '-c', {program!r}, *sys.argv[1:]])"
+    small = ("run", "demo", "--rack", "simulated", "--set", "learning.samples_per_round=32")
+    process = subprocess.Popen(
+        [sys.executable, "-c", ignoring, *small],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert first.startswith("round 1/10")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (130, "")
+    assert "stopped" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_terminal_gets_colour_and_its_own_width(make_run: MakeRun, tmp_path: Path) -> None:
