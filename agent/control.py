@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from prometheus_client import start_http_server
+
 from agent.process import Seat
 from protos.skyrack.v1.controller_pb2 import ReportRequest
 from protos.skyrack.v1.controller_pb2_grpc import ControllerServiceStub
 from testbed import rpc
+from testbed.metrics import Metrics
 from testbed.node.orders import Report
 from testbed.node.wire import event_of
 
@@ -22,14 +25,20 @@ class ReportingControl:
     def __init__(self, seat: Seat) -> None:
         self._channel = rpc.control_channel(seat.controller_address, CONTROLLER, seat.credentials)
         self._stub = ControllerServiceStub(self._channel)
+        self._metrics = Metrics()
         self._waiting: list[Report] = []
         self._turn = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
+
+    def serve_metrics(self, address: str) -> None:
+        """Prometheus metrics of this node, on its management address."""
+        start_http_server(rpc.METRICS_PORT, addr=address, registry=self._metrics.registry)
 
     async def report(self, report: Report) -> None:
         await self._send([(report, True)])
 
     def note(self, report: Report) -> None:
+        self._metrics.observe(report.to_event())
         self._waiting.append(report)
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush_soon())

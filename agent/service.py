@@ -30,6 +30,7 @@ class AgentServicer(AgentServiceServicer):
         self._clock, self._keeping = make_clock(seat)
         self._node: Node | None = None
         self._data: Any = None
+        self._counted = (0, 0)
         self.ended = asyncio.Event()
 
     async def Configure(self, request: pb.ConfigureRequest, context: Any) -> pb.ConfigureResponse:  # noqa: N802
@@ -50,6 +51,7 @@ class AgentServicer(AgentServiceServicer):
             rpc.bind(self._data, seat.data_address, rpc.DATA_PORT, seat.credentials)
             await self._data.start()
             self._keeping.begin()
+            self._control.serve_metrics(seat.management_address)
         except SkyrackError as error:
             await rpc.refuse(context, error)
         return pb.ConfigureResponse(mission_plan_sha256=plan_digest(request.mission_plan_json))
@@ -63,6 +65,7 @@ class AgentServicer(AgentServiceServicer):
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:  # noqa: N802
         self._clock.start(request.mission_zero_monotonic_s)
+        self._counted = data_counters()  # what came before, the probes', is not the mission's
         return pb.StartResponse()
 
     async def Obey(self, request: pb.ObeyRequest, context: Any) -> pb.ObeyResponse:  # noqa: N802
@@ -71,7 +74,7 @@ class AgentServicer(AgentServiceServicer):
         return pb.ObeyResponse()
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:  # noqa: N802
-        sent, received = data_counters()
+        sent, received = (now - then for now, then in zip(data_counters(), self._counted, strict=True))
         if self._node is not None:
             await self._node.stop()
         if self._data is not None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from controller.journal import Journal
-from controller.rundir import RunDirectory
+from controller.rundir import METRICS, RunDirectory
 from testbed import manifest, registry
 from testbed.errors import ScenarioError, SkyrackError
+from testbed.metrics import Metrics
 from testbed.mission import MissionPlan
-from testbed.orbit.contacts import contacts_csv
 from testbed.rack.base import Job, Rack
 
 MISSION = "controller.runner:fly"
@@ -72,7 +72,8 @@ def run_experiment(
     registry.load("schedulers", choice.scheduler)
     rack = choose_rack(choice, stop)
     begun = time.monotonic()
-    _write_plan(directory, plan)
+    directory.write_plan(plan)
+    metrics = Metrics()
     job = Job(directory.run_id, plan, directory.path, plan.strategy, choice.scheduler, MISSION)
     with Journal(directory.path / "journal.sqlite", directory.run_id) as journal:
 
@@ -80,6 +81,9 @@ def run_experiment(
             event = {**event, "real_s": round(time.monotonic() - begun, 4)}
             if event["kind"] == "certificate":
                 directory.write_json("certificate.json", event["rows"])
+            metrics.observe(event)
+            if event["kind"] == "round_finished":
+                directory.append_event({"mission_s": event["mission_s"], **metrics.sample()}, METRICS)
             journal.append(event)
             directory.append_event(event)
             on_event(event)
@@ -91,16 +95,6 @@ def run_experiment(
             raise
     outcome["real_time_s"] = time.monotonic() - begun
     return _keep(directory, plan, rack, choice, outcome)
-
-
-def _write_plan(directory: RunDirectory, plan: MissionPlan) -> None:
-    scenario = plan.scenario
-    directory.write_text("scenario.yaml", scenario.text)
-    directory.write_json("resolved.json", scenario.model_dump(mode="json", exclude={"text"}))
-    directory.write_text("contact_plan.csv", contacts_csv(plan.contacts, scenario.epoch))
-    directory.write_json("prediction.json", plan.prediction)
-    for name, links in plan.link_plans.items():
-        directory.write_json(f"links/{name}.json", {**links.to_dict(), "sha256": links.digest()})
 
 
 def _keep(
@@ -141,10 +135,9 @@ def _keep(
 
 def _link_errors(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """The certificate's worst figures; None on a rack without links to probe."""
-    delays = [row["measured_delay_ms"] - row["target_delay_ms"] for row in rows if row["measured_delay_ms"] is not None]
-    rates = [
-        row["measured_rate_bps"] / row["expected_rate_bps"] - 1 for row in rows if row.get("measured_rate_bps")
-    ]
+    up = [row for row in rows if row["target_rate_bps"] > 0]
+    delays = [row["measured_delay_ms"] - row["target_delay_ms"] for row in up if row["measured_delay_ms"] is not None]
+    rates = [row["measured_rate_bps"] / row["target_rate_bps"] - 1 for row in up if row["measured_rate_bps"]]
     return {
         "max_delay_error_ms": max((abs(error) for error in delays), default=None),
         "max_rate_error_ratio": max((abs(error) for error in rates), default=None),

@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from testbed.mission import MissionPlan
 from testbed.rack.base import Job, Record, resolve
 
 AGENT = "agent.process:main"
+SEAT = "agent.process:Seat"
 PLAYER = "agent.player:main"
 
 
@@ -68,30 +69,38 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
     from testbed.pki import RunAuthority
     from testbed.rack.namespaces import CONTROLLER_ADDRESS, Space
 
-    record({"kind": "stage", "stage": "importing", "mission_s": 0.0})
-    _warm(job)
     authority = RunAuthority(job.run)
     owner = os.stat(sys.prefix)
     with Space(job.plan.nodes) as space:
-        record({"kind": "stage", "stage": "forking nodes", "mission_s": 0.0})
         pids: dict[str, int] = {}
-        facts = []
-        for name in job.plan.nodes:
-            seat = _call("agent.process:Seat")(
-                node=name,
-                management_address=space.addresses[name].mgmt,
-                data_address=space.addresses[name].data,
-                controller_address=CONTROLLER_ADDRESS,
-                peers={peer: a.data for peer, a in space.addresses.items()},
-                credentials=authority.issue(name),
-                clock=settings["clock"],
-                uid=owner.st_uid,
-                gid=owner.st_gid,
-            )
-            pids[name] = _fork_in_namespace(seat, lambda pid, name=name: facts.append(space.attach(name, pid)))
+        facts: list[Any] = []
+
+        def seat_nodes(names: Sequence[str]) -> None:
+            for name in names:
+                seat = _call(SEAT)(
+                    node=name,
+                    management_address=space.addresses[name].mgmt,
+                    data_address=space.addresses[name].data,
+                    controller_address=CONTROLLER_ADDRESS,
+                    peers={peer: a.data for peer, a in space.addresses.items()},
+                    credentials=authority.issue(name),
+                    clock=settings["clock"],
+                    uid=owner.st_uid,
+                    gid=owner.st_gid,
+                )
+                pids[name] = _fork_in_namespace(seat, lambda pid, name=name: facts.append(space.attach(name, pid)))
+
         controller, players = socket.socketpair()
         _fork(lambda: _call(PLAYER)(players), closes=controller)
         players.close()
+        # Whoever needs less is forked sooner: a fork copies the page tables of everything imported so far.
+        for stage, names in _stages(job):
+            record({"kind": "stage", "stage": stage.__name__.strip("_").replace("_", " "), "mission_s": 0.0})
+            stage(job)
+            gc.collect()
+            gc.freeze()  # a collection in a child would touch, and so copy, every shared page
+            seat_nodes(names)
+        pids = {name: pids[name] for name in job.plan.nodes}
         record({"kind": "nodes", "pids": pids, "mission_s": 0.0})
         nodes = {name: addresses.mgmt for name, addresses in space.addresses.items()}
         peers = {name: addresses.data for name, addresses in space.addresses.items()}
@@ -105,16 +114,28 @@ async def _fly(
     job: Job, record: Record, settings: dict[str, Any], address: str, nodes: dict[str, str], peers: dict[str, str],
     pids: dict[str, int], credentials: Any, channel: socket.socket, facts: list[Any],
 ) -> dict[str, Any]:
-    # Only now: gRPC starts threads, and nothing forks after this.
+    # Only now: these start threads, and nothing forks after this.
+    from prometheus_client import start_http_server
+
     from controller.fleet import ProcessFleet
     from controller.keeping import make_keeper
     from controller.links import LinkPlayer
+    from testbed.metrics import Metrics
+    from testbed.rpc import METRICS_PORT
 
     player = LinkPlayer(channel, job.plan, peers, pids, [vars(f) for f in facts], settings)
     await player.open()
     fleet = ProcessFleet(job, address, nodes, credentials, player, make_keeper(settings["clock"], job.plan))
+    metrics = Metrics()
+    metrics.describe_run(job.run, job.plan.scenario.name, job.strategy, "local")
+    start_http_server(METRICS_PORT, addr=address, registry=metrics.registry)
+
+    def observed(event: dict[str, Any]) -> None:
+        metrics.observe(event)
+        record(event)
+
     watcher = asyncio.get_running_loop().create_task(_watch(pids))
-    mission = asyncio.get_running_loop().create_task(_mission(job, fleet, record))
+    mission = asyncio.get_running_loop().create_task(_mission(job, fleet, observed))
     done, _ = await asyncio.wait({watcher, mission}, return_when=asyncio.FIRST_COMPLETED)
     for task in (watcher, mission):
         if task not in done:
@@ -144,20 +165,42 @@ def _ending(status: int) -> str:
     return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
 
 
-def _warm(job: Job) -> None:
-    """Import and run once what every node needs, so that forks share it."""
+Stage = Callable[[Job], None]
+
+
+def _stages(job: Job) -> list[tuple[Stage, Sequence[str]]]:
+    """What to import, then whom to fork, in this order."""
     from testbed import registry
+
+    strategy = registry.load("strategies", job.strategy)
+    registry.load("schedulers", job.scheduler)
+    plan = job.plan
+    with_encoder: list[str] = [*(plan.satellites if strategy.encoder_on_board else ()), plan.ground]
+    return [
+        (_import_agent, plan.stations),
+        (_import_torch, [name for name in plan.satellites if name not in with_encoder]),
+        (_import_encoder, with_encoder),
+    ]
+
+
+def _import_agent(job: Job) -> None:
+    for module in ("agent.process", "testbed.metrics", "testbed.node.factory", "cryptography.x509"):
+        importlib.import_module(module)
+
+
+def _import_torch(job: Job) -> None:
+    """Import and run once what satellites need."""
     from testbed.learning.runtime import make_deterministic, warm
 
     make_deterministic()
-    warm()
-    for module in ("agent.process", "testbed.learning.shard", "testbed.learning.evaluate"):
+    warm(optimisers=job.plan.scenario.learning.mode == "u-shaped")
+    importlib.import_module("testbed.learning.shard")
+
+
+def _import_encoder(job: Job) -> None:
+    for module in ("testbed.learning.encoder", "testbed.learning.appraisal"):
         importlib.import_module(module)
-    strategy = registry.load("strategies", job.strategy)
-    if strategy.encoder_on_board or strategy.encoder_on_ground:
-        importlib.import_module("testbed.learning.encoder").load_encoder(job.plan.scenario.learning.model)
-    gc.collect()
-    gc.freeze()  # a collection in a child would touch, and so copy, every shared page
+    importlib.import_module("testbed.learning.encoder").load_encoder(job.plan.scenario.learning.model)
 
 
 def _fork(work: Callable[[], None], closes: socket.socket | None = None) -> int:

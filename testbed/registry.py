@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -10,6 +11,12 @@ from testbed.errors import ScenarioError
 
 def load(group: str, name: str) -> Any:
     """A new object of the class registered as ``name`` in ``skyrack.<group>``; ScenarioError lists what there is."""
+    return _find(group, name)()
+
+
+@lru_cache(maxsize=64)
+def _find(group: str, name: str) -> Any:
+    """The class. Found once per process, and by a fork server before it forks: it reads every package's metadata."""
     found = {point.name: point for point in entry_points(group=f"skyrack.{group}")}
     if name not in found:
         raise ScenarioError(
@@ -19,4 +26,4 @@ def load(group: str, name: str) -> Any:
             found=name,
             allowed=", ".join(sorted(found)) or "none: install Skyrack with pip so that its entry points exist",
         )
-    return found[name].load()()
+    return found[name].load()

@@ -81,6 +81,8 @@ class Collaborative(Strategy):
         here = dict.fromkeys(plan.satellites, now_s)
         parcels = [_Parcel(chunk, size[chunk], here) for chunk in report.data["chunks"]]
         flow = desk.scheduler.plan_up(plan, parcels, now_s)
+        assignments = [a.__dict__ for a in flow.assignments]
+        desk.journal("flow_plan", round=report.round, direction="up", assignments=assignments)
         desk.journal("replan", round=report.round, station=report.data["station"], chunks=report.data["chunks"])
         for satellite in sorted({a.route[0] for a in flow.assignments}):
             await desk.order(satellite, Order("send", report.round, flow.via(satellite)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from testbed.learning.partition import micro_batches
 from testbed.learning.placement import round_counts
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
@@ -35,7 +36,7 @@ def head_bytes() -> int:
 
 def head_steps(scenario: Scenario, count: int) -> int:
     """Optimiser steps of one satellite in one round."""
-    return scenario.learning.local_epochs * max(1, -(-count // scenario.learning.batch_size))
+    return scenario.learning.local_epochs * len(micro_batches(count, scenario.learning.batch_size))
 
 
 def chunks_of(plan: MissionPlan, size: int) -> tuple[int, ...]:
