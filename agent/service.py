@@ -65,6 +65,7 @@ class AgentServicer(AgentServiceServicer):
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:  # noqa: N802
         self._clock.start(request.mission_zero_monotonic_s)
+        await self._running().transport.open()
         self._counted = data_counters()  # what came before, the probes', is not the mission's
         return pb.StartResponse()
 

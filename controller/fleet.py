@@ -23,8 +23,9 @@ from testbed.node.wire import report_from_event, request_of
 from testbed.pki import Credentials
 from testbed.rack.base import Fleet, Job, Record
 
-LEAD_S = 1.0
-"""Mission time zero is this far ahead when it is announced, so that everybody has heard before it comes."""
+LEAD_S = 6.0
+"""Mission time zero is this far ahead when it is announced, so that everybody has heard, and has connected the links
+that are always up, before it comes."""
 
 
 class _Reports(ControllerServiceServicer):
@@ -88,9 +89,9 @@ class ProcessFleet(Fleet):
 
     async def start(self) -> None:
         zero_s = monotonic_s() + LEAD_S
-        await self._all("Start", StartRequest(mission_zero_monotonic_s=zero_s))
-        self._clock.start(zero_s)
         await self._player.start(zero_s)
+        self._clock.start(zero_s)
+        await self._all("Start", StartRequest(mission_zero_monotonic_s=zero_s))
         self._keeper.begin(zero_s)
         await self.clock.sleep_until(0.0)
 

@@ -135,16 +135,12 @@ async def _fly(
         record(event)
 
     watcher = asyncio.get_running_loop().create_task(_watch(pids))
-    mission = asyncio.get_running_loop().create_task(_mission(job, fleet, observed))
+    mission = asyncio.ensure_future(resolve(job.mission)(fleet, job, observed))
     done, _ = await asyncio.wait({watcher, mission}, return_when=asyncio.FIRST_COMPLETED)
     for task in (watcher, mission):
         if task not in done:
-            task.cancel()
-    return (mission if mission in done else watcher).result()
-
-
-async def _mission(job: Job, fleet: Any, record: Record) -> dict[str, Any]:
-    result = await resolve(job.mission)(fleet, job, record)
+            task.cancel()  # the watcher before the fleet stops: nodes end then, as they should
+    result = (mission if mission in done else watcher).result()
     await fleet.stop()
     return {**result, "facts": fleet.facts()}
 

@@ -38,7 +38,8 @@ _DATA_OPTIONS = [
     # from link open to first byte with gRPC's defaults after a 40 s outage, 0.1 s when reopened).
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
+    # Also how long a connection may take: its answers may wait behind half a megabyte of bulk at 3 Mbit/s.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 500),
     # Probing for the bandwidth-delay product means pings that queue behind the bulk of the other direction. The
     # largest product here is known and small: a window that never closes.

@@ -2,8 +2,9 @@
 
 Run as ``python -I -S supervisor.py``, standard library only, in a session of its own. The caller writes one JSON line
 to its standard input (:data:`REQUEST_FIELDS`) and then keeps that pipe open: its end of file, which the kernel
-delivers also after ``kill -9``, is the order to tear everything down. One JSON line on standard output tells how the
-guest ended. The control directory and every process of the guest are gone before this process exits.
+delivers also after ``kill -9``, is the order to tear everything down. On standard output one JSON line names the
+guest's process group as soon as it exists, and a second one tells how the guest ended. The control directory and
+every process of the guest are gone before this process exits.
 """
 
 from __future__ import annotations
@@ -44,10 +45,14 @@ def main() -> int:
         report = _supervise(request, control, lifeline, wake, libc)
     finally:
         shutil.rmtree(control, ignore_errors=True)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(report) + "\n")
-        sys.stdout.flush()
+    _tell(report)
     return 0
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the caller is gone: that is what we are for
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
 
 
 def _supervise(request: dict[str, Any], control: str, lifeline: int, wake: int, libc: ctypes.CDLL) -> dict[str, object]:
@@ -76,6 +81,7 @@ def _supervise(request: dict[str, Any], control: str, lifeline: int, wake: int, 
         )
     except OSError as error:
         return {"exit_code": None, "kernel_status": None, "error": f"cannot start {request['kernel']}: {error}"}
+    _tell({"process_group": guest.pid})
     os.close(request["stdout_fd"])  # the caller's reader sees the end of file when the guest is gone
     try:
         stopped = _wait(guest, lifeline, wake, request["caller_pid"])

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -93,14 +94,13 @@ def run_in_guest(
         assert supervisor.stdin is not None
         supervisor.stdin.write(json.dumps(request).encode() + b"\n")
         supervisor.stdin.flush()
-        stopped = _pump_lines(lines_read, on_line, stop)
-        report = _report(supervisor) if not stopped else None
+        facts = _follow(lines_read, supervisor, on_line, stop)
     finally:
         os.close(lines_read)
         _end(supervisor)
-    if stopped:
+    if facts is None:
         raise Interrupted("the guest was stopped; it and everything in it are gone")
-    return _exit_code(report, kernel, log_path, log_start)
+    return _exit_code(facts, kernel, log_path, log_start)
 
 
 def _request(
@@ -180,30 +180,41 @@ def _check_memory(memory_mb: int) -> None:
         )
 
 
-def _pump_lines(descriptor: int, on_line: Callable[[str], None], stop: threading.Event | None) -> bool:
-    """Hand over lines until the guest's end closes (False) or ``stop`` is set (True)."""
-    rest = b""
-    while True:
-        if stop is not None and stop.is_set():
-            return True
-        ready, _, _ = select.select([descriptor], [], [], None if stop is None else STOP_POLL_S)
-        if not ready:
-            continue
-        piece = os.read(descriptor, 1 << 16)
-        *lines, rest = (rest + piece).split(b"\n")
-        if not piece and rest:
-            lines.append(rest)
-        for line in lines:
-            on_line(line.decode("utf-8", "replace"))
-        if not piece:
-            return False
+def _follow(
+    lines_read: int,
+    supervisor: subprocess.Popen[bytes],
+    on_line: Callable[[str], None],
+    stop: threading.Event | None,
+) -> dict[str, Any] | None:
+    """Hand over the guest's lines until it is gone; what the supervisor said of it, or None when ``stop`` was set.
 
-
-def _report(supervisor: subprocess.Popen[bytes]) -> dict[str, Any]:
+    Should the supervisor itself be killed, what it would have done to the guest is done here.
+    """
     assert supervisor.stdout is not None
-    text = supervisor.stdout.readline()
-    report: dict[str, Any] = json.loads(text) if text else {"exit_code": None, "kernel_status": None}
-    return report
+    said_read = supervisor.stdout.fileno()
+    buffers = {lines_read: b"", said_read: b""}
+    facts: dict[str, Any] = {}
+    while buffers:
+        if stop is not None and stop.is_set():
+            return None
+        ready, _, _ = select.select(list(buffers), [], [], None if stop is None else STOP_POLL_S)
+        for descriptor in ready:
+            piece = os.read(descriptor, 1 << 16)
+            *lines, rest = (buffers[descriptor] + piece).split(b"\n")
+            buffers[descriptor] = rest
+            if not piece:
+                lines += [rest] if rest else []
+                del buffers[descriptor]
+            for line in lines:
+                if descriptor == lines_read:
+                    on_line(line.decode("utf-8", "replace"))
+                else:
+                    facts |= json.loads(line)
+            if not piece and descriptor == said_read and "exit_code" not in facts and "process_group" in facts:
+                facts["error"] = "its supervisor was killed"
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(facts["process_group"], signal.SIGKILL)
+    return facts
 
 
 def _end(supervisor: subprocess.Popen[bytes]) -> None:
@@ -221,12 +232,12 @@ def _end(supervisor: subprocess.Popen[bytes]) -> None:
         supervisor.stdout.close()
 
 
-def _exit_code(report: dict[str, Any] | None, kernel: GuestKernel, log_path: Path, log_start: int) -> int:
-    if report is not None and report["exit_code"] is not None:
-        return int(report["exit_code"])
+def _exit_code(facts: dict[str, Any], kernel: GuestKernel, log_path: Path, log_start: int) -> int:
+    if facts.get("exit_code") is not None:
+        return int(facts["exit_code"])
     with open(log_path, "rb") as stream:
         stream.seek(log_start)
         tail = stream.read().decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
-    why = (report or {}).get("error") or f"kernel process ended with {(report or {}).get('kernel_status')}"
+    why = facts.get("error") or f"its kernel process ended with {facts.get('kernel_status')}"
     shown = "\n".join(f"  {line}" for line in tail) or "  (nothing was logged)"
     raise RackError(f"the guest ({kernel.path.name} {kernel.release}) died: {why}; the end of {log_path}:\n{shown}")

@@ -36,6 +36,8 @@ CHUNKS_IN_FLIGHT = 4
 DIAL_GUARD_S = 0.02
 """Dial this long after the planned start: both ends' link changes are at that instant, each a little late, and a SYN
 lost to an end still closed costs a second (RFC 6298, section 2.1)."""
+READY_S = 5.0
+"""A TLS handshake among thirteen nodes on one guest's processor takes a second at worst."""
 ATTEMPTS = 5
 """Broken connections without progress, inside one contact, before the link is called broken."""
 
@@ -178,6 +180,11 @@ class _Connection:
             error = ConnectionError("hung up")
         self.fail(error)
 
+    async def ready(self) -> None:
+        """Return once connected, or after a while: a link that cannot connect is found out by its first chunk."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._channel.channel_ready(), READY_S)
+
     def fail(self, error: Exception) -> None:
         """Nothing more will come: everybody who waits hears it."""
         self.broken = self.broken or error
@@ -319,6 +326,9 @@ class StreamTransport(Transport):
         if window is None or now_s >= until_s:
             raise LinkClosed(f"{self._node} -> {peer} is down at {now_s:.3f} s of mission time")
         await self._clock.sleep_until(window[0] + DIAL_GUARD_S)
+        return self._dial(link, peer, window)
+
+    def _dial(self, link: _Link, peer: str, window: tuple[float, float]) -> _Connection:
         channel = rpc.data_channel(self._addresses[peer], peer, self._credentials)
         connection = _Connection(channel)
         link.connection, link.closes_s = connection, window[1]
@@ -338,6 +348,13 @@ class StreamTransport(Transport):
             link.connection = None
             connection.fail(ConnectionError("closed by plan"))
             await connection.hang_up()
+
+    async def open(self) -> None:
+        lasting = [(peer, w) for peer in self._plan.links for w in self._plan.windows(peer)[:1] if math.isinf(w[1])]
+        for peer, window in lasting:
+            self._dial(self._links.setdefault(peer, _Link()), peer, window)
+        connections = [link.connection for link in self._links.values() if link.connection is not None]
+        await asyncio.gather(*(connection.ready() for connection in connections))
 
     async def close(self) -> None:
         for closer in list(self._closers):

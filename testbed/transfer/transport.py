@@ -37,5 +37,9 @@ class Transport(ABC):
         ``until_s``) ended first; the receiver keeps what arrived and the next delivery goes on from there.
         """
 
+    async def open(self) -> None:  # noqa: B027 - a transport without sockets has nothing to open
+        """Connect the links that are always up, before the mission starts: a connection set up under load waits for
+        its answers behind the bulk of the other direction."""
+
     async def close(self) -> None:  # noqa: B027 - a transport without sockets has nothing to close
         """Close every connection."""

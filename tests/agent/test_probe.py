@@ -104,8 +104,6 @@ def test_links_that_are_wrong_are_found_out(guest_script: GuestScript, time_trav
 
 
 @pytest.mark.guest
-def test_tcp_reaches_the_payload_share_of_the_rate(
-    guest_script: GuestScript, time_travel_kernel: GuestKernel
-) -> None:
+def test_tcp_reaches_the_payload_share_of_the_rate(guest_script: GuestScript, time_travel_kernel: GuestKernel) -> None:
     (line,) = guest_script(time_travel_kernel, "goodput.py")
     assert line["goodput_bps"] == pytest.approx(line["payload_bps"], rel=0.005)

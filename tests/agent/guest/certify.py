@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from boards import Boards, Link, say
+from tests.agent.guest.boards import Boards, Link, say
 
 plans = json.loads(Path(sys.argv[1]).read_text())
 boards = Boards(list(plans))

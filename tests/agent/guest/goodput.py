@@ -6,12 +6,11 @@ import socket
 import threading
 import time
 
-from boards import Boards, say
-
 from agent.netem import Shaper
 from agent.probe import payload_share
 from testbed.link.plan import LinkState, queue_limit_packets
 from testbed.rack.netlink import inside
+from tests.agent.guest.boards import Boards, say
 
 RATE_BPS, DELAY_MS = 8e6, 10.0
 WARM_S, WINDOW_S = 2.0, 8.0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from boards import Boards, say
-
 from agent.netem import Shaper
 from agent.probe import ProbeLink, Tolerance, judge, measure_delays, measure_rates
 from testbed.link.plan import LinkState
+from tests.agent.guest.boards import Boards, say
 
 TARGET = LinkState(0.0, 10.0, 2e6, 0.0, 60)
 SETTINGS = {

@@ -8,10 +8,9 @@ import socket
 import struct
 import time
 
-from boards import Boards, Link, say
-
 from testbed.link.plan import LinkPlan, LinkState
 from testbed.rack.netlink import inside
+from tests.agent.guest.boards import Boards, Link, say
 
 FAST_BPS = 1e9  # a datagram's own time on the link is then below 1 us
 STEP_S = 0.01

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
 from dataclasses import asdict
-
-from boards import Boards, received, say
 
 from agent.netem import Shaper
 from testbed.errors import KernelError
 from testbed.link.plan import LinkState
 from testbed.rack.netlink import Rtnetlink, inside
+from tests.agent.guest.boards import Boards, received, say
 
 UP = LinkState(0.0, 5.12345, 3_500_000.0, 0.01, 50)
 CHANGED = LinkState(10.0, 7.5, 8_000_001.0, 0.0, 80)
@@ -73,7 +71,8 @@ burst("b")
 shaper.send(shaper.encode([("b", LinkState(0.0, 400.0, 1e7, 0.0, 200))]))
 kept = received(receivers["b"], 1.5)
 burst("d")
-say(step="flush", control=control, while_down=while_down, after=after, kept=kept, unmatched=received(receivers["d"], 0.5))
+unmatched = received(receivers["d"], 0.5)
+say(step="flush", control=control, while_down=while_down, after=after, kept=kept, unmatched=unmatched)
 
 tampered = bytearray(shaper.encode([("b", UP), ("c", UP)]))
 second = struct.unpack_from("=I", tampered)[0]

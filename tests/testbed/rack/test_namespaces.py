@@ -105,9 +105,7 @@ def test_datagrams_cross(space: dict[str, Any], path: str) -> None:
         ("dead", "BoardError", "went away"),
     ],
 )
-def test_processes_that_cannot_be_boards_are_refused(
-    space: dict[str, Any], case: str, error: str, words: str
-) -> None:
+def test_processes_that_cannot_be_boards_are_refused(space: dict[str, Any], case: str, error: str, words: str) -> None:
     refused = space["refused"][case]
     assert refused["error"] == error
     assert words in refused["message"]

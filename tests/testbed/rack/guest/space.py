@@ -40,8 +40,8 @@ def refusal(space: Space, node: str, pid: int) -> dict[str, str]:
 
 
 def run(pid: int, *command: str) -> str:
-    done = subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", *command], capture_output=True, text=True, check=True)
-    return done.stdout
+    inside_it = ["nsenter", f"--net=/proc/{pid}/ns/net", *command]
+    return subprocess.run(inside_it, capture_output=True, text=True, check=True).stdout
 
 
 def crosses(sender_fd: int, source: str, receiver_fd: int | None, target: str) -> bool:
@@ -55,7 +55,7 @@ def crosses(sender_fd: int, source: str, receiver_fd: int | None, target: str) -
     sender.sendto(b"hello", receiver.getsockname())
     receiver.settimeout(2.0)
     try:
-        return receiver.recvfrom(16)[1][0] == source
+        return bool(receiver.recvfrom(16)[1][0] == source)
     except TimeoutError:
         return False
 
