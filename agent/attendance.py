@@ -35,9 +35,7 @@ class Attendance:
             command = answer.command
             if command.WhichOneof("step") == "commit":
                 commit = command.commit
-                self._clock.apply(
-                    ClockCommit(commit.epoch, commit.real_monotonic_s, commit.mission_s, commit.running)
-                )
+                self._clock.apply(ClockCommit(commit.epoch, commit.real_monotonic_s, commit.mission_s, commit.running))
             else:
                 await self._clock.quiet()
                 self._vote = command.prepare.epoch
@@ -51,9 +49,13 @@ class Attendance:
             self._vote = None
             yield AttendRequest(
                 activity=NodeActivity(
-                    node=self._node, sequence=activity.sequence, epoch=self._clock.epoch,
-                    in_flight=activity.in_flight, computing=activity.computing > 0,
-                    wake_mission_s=activity.wake_mission_s, vote_epoch=vote,
+                    node=self._node,
+                    sequence=activity.sequence,
+                    epoch=self._clock.epoch,
+                    in_flight=activity.in_flight,
+                    computing=activity.computing > 0,
+                    wake_mission_s=activity.wake_mission_s,
+                    vote_epoch=vote,
                 )
             )
 

@@ -43,7 +43,12 @@ class AgentServicer(AgentServiceServicer):
                 seat.node, plan.link_plans[seat.node], seat.peers, seat.credentials, self._clock, self._on_break
             )
             self._node = build_node(
-                plan, seat.node, run=request.run_id, strategy=strategy, clock=self._clock, transport=transport,
+                plan,
+                seat.node,
+                run=request.run_id,
+                strategy=strategy,
+                clock=self._clock,
+                transport=transport,
                 control=self._control,
             )
             self._data = rpc.data_server()

@@ -48,8 +48,13 @@ class ProcessFleet(Fleet):
     """Nodes as processes behind management addresses."""
 
     def __init__(
-        self, job: Job, address: str, nodes: Mapping[str, str], credentials: Credentials,
-        player: LinkPlayer, keeper: Keeper,
+        self,
+        job: Job,
+        address: str,
+        nodes: Mapping[str, str],
+        credentials: Credentials,
+        player: LinkPlayer,
+        keeper: Keeper,
     ) -> None:
         self._job = job
         self._address = address
@@ -60,9 +65,7 @@ class ProcessFleet(Fleet):
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
         self._servicer = _Reports(self.reports)
         self._server = rpc.control_server()
-        self._channels = {
-            name: rpc.control_channel(nodes[name], name, credentials) for name in job.plan.nodes
-        }
+        self._channels = {name: rpc.control_channel(nodes[name], name, credentials) for name in job.plan.nodes}
         self._agents = {name: AgentServiceStub(channel) for name, channel in self._channels.items()}
         self._wire = {"sent_bytes": 0, "received_bytes": 0}
         self._stopped = False

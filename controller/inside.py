@@ -34,8 +34,12 @@ def load_job(path: Path) -> tuple[Job, dict[str, Any]]:
     data = json.loads(path.read_text())
     plan = MissionPlan.from_json((path.parent / data["plan"]).read_text())
     job = Job(
-        run=data["run"], plan=plan, directory=Path(data["directory"]), strategy=data["strategy"],
-        scheduler=data["scheduler"], mission=data["mission"],
+        run=data["run"],
+        plan=plan,
+        directory=Path(data["directory"]),
+        strategy=data["strategy"],
+        scheduler=data["scheduler"],
+        mission=data["mission"],
     )
     return job, data
 
@@ -105,14 +109,32 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
         nodes = {name: addresses.mgmt for name, addresses in space.addresses.items()}
         peers = {name: addresses.data for name, addresses in space.addresses.items()}
         return asyncio.run(
-            _fly(job, record, settings, CONTROLLER_ADDRESS, nodes, peers, pids, authority.issue("controller"),
-                 controller, facts)
+            _fly(
+                job,
+                record,
+                settings,
+                CONTROLLER_ADDRESS,
+                nodes,
+                peers,
+                pids,
+                authority.issue("controller"),
+                controller,
+                facts,
+            )
         )
 
 
 async def _fly(
-    job: Job, record: Record, settings: dict[str, Any], address: str, nodes: dict[str, str], peers: dict[str, str],
-    pids: dict[str, int], credentials: Any, channel: socket.socket, facts: list[Any],
+    job: Job,
+    record: Record,
+    settings: dict[str, Any],
+    address: str,
+    nodes: dict[str, str],
+    peers: dict[str, str],
+    pids: dict[str, int],
+    credentials: Any,
+    channel: socket.socket,
+    facts: list[Any],
 ) -> dict[str, Any]:
     # Only now: these start threads, and nothing forks after this.
     from prometheus_client import start_http_server

@@ -18,8 +18,13 @@ class LinkPlayer:
     """Talks JSON lines with the one privileged process that plays every node's link plan."""
 
     def __init__(
-        self, channel: socket.socket, plan: MissionPlan, peers: Mapping[str, str], pids: Mapping[str, int],
-        boards: Sequence[dict[str, Any]], settings: Mapping[str, Any],
+        self,
+        channel: socket.socket,
+        plan: MissionPlan,
+        peers: Mapping[str, str],
+        pids: Mapping[str, int],
+        boards: Sequence[dict[str, Any]],
+        settings: Mapping[str, Any],
     ) -> None:
         self._channel = channel
         self._plan = plan

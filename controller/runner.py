@@ -106,4 +106,3 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "weights_sha256": rounds[-1]["weights_sha256"],
         "facts": fleet.facts(),
     }
-

@@ -177,4 +177,3 @@ class Timekeeper(ClockServiceServicer):
 def _same(one: Wish, other: Wish) -> bool:
     """Two wishes of one kind: a skip to the same place, or a hold."""
     return one.running == other.running and (not one.running or one.mission_s == other.mission_s)
-

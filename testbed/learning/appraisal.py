@@ -48,6 +48,9 @@ class Appraiser:
     def _evaluator(self) -> Evaluator:
         scenario = self._scenario
         return Evaluator(
-            dataset(scenario.learning.dataset), validation_indices(scenario), Embedding(scenario.seed), self._encoder,
+            dataset(scenario.learning.dataset),
+            validation_indices(scenario),
+            Embedding(scenario.seed),
+            self._encoder,
             scenario.learning.codec,
         )

@@ -90,8 +90,13 @@ class HeadLearner(Learner):
     def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
         learning = self.scenario.learning
         self.state, loss = train_head(
-            self.state, inputs, labels, learning_rate=learning.learning_rate, local_epochs=learning.local_epochs,
-            batch_size=learning.batch_size, seed=seed,
+            self.state,
+            inputs,
+            labels,
+            learning_rate=learning.learning_rate,
+            local_epochs=learning.local_epochs,
+            batch_size=learning.batch_size,
+            seed=seed,
         )
         return loss
 
@@ -125,8 +130,14 @@ class AdapterLearner(Learner):
     def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
         learning = self.scenario.learning
         self.state, loss = train_adapter(
-            self.adapter, self.state, inputs, labels, learning_rate=learning.learning_rate,
-            local_epochs=learning.local_epochs, batch_size=learning.batch_size, seed=seed,
+            self.adapter,
+            self.state,
+            inputs,
+            labels,
+            learning_rate=learning.learning_rate,
+            local_epochs=learning.local_epochs,
+            batch_size=learning.batch_size,
+            seed=seed,
         )
         return loss
 

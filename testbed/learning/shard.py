@@ -13,6 +13,7 @@ from testbed.learning.model import Embedding
 from testbed.learning.placement import dataset, round_indices
 from testbed.mission import MissionPlan
 
+
 class Shard:
     """One satellite's samples, its embedding, and its learner (what it trains)."""
 
@@ -47,4 +48,3 @@ class Shard:
         rows = self._indices(round)
         seed = (self._plan.scenario.seed, round, self._node)
         return self.learner.train(inputs, self._labels[rows], seed) if len(rows) else 0.0
-

@@ -4,6 +4,7 @@ transport and a control channel, and nothing else, so that any rack can host it.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager, suppress
@@ -66,7 +67,13 @@ class Node(ABC):
     """One satellite, station or ground server."""
 
     def __init__(
-        self, name: str, run: str, plan: MissionPlan, strategy: Strategy, clock: Clock, transport: Transport,
+        self,
+        name: str,
+        run: str,
+        plan: MissionPlan,
+        strategy: Strategy,
+        clock: Clock,
+        transport: Transport,
         control: Control,
     ) -> None:
         self.name = name
@@ -96,12 +103,18 @@ class Node(ABC):
             self.spawn(self.forward(onward))
 
     async def forward(self, chunk: Chunk) -> None:
-        """Send a chunk to the next node of its route in the link's next window."""
+        """Send a chunk to the next node of its route in the link's next window, or say that its contact was missed."""
         peer = chunk.route[0]
+        until_s = chunk.until_s(peer)
         while True:
-            window = self.next_window(peer)
+            start_s, end_s = self.next_window(peer)
+            if math.isinf(start_s) and math.isinf(until_s):
+                raise LinkError(f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`")
+            if start_s >= until_s:
+                await self.report("undelivered", chunks=[str(chunk.id)], missed=f"{self.name} -> {peer}")
+                return
             with suppress(LinkClosed):
-                await self.send(peer, chunk, not_before_s=window[0], until_s=window[1])
+                await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
                 return
 
     async def collect(self, tensor: str, phase: str, origin: str, size: int) -> bytes:
@@ -111,12 +124,10 @@ class Node(ABC):
         return join([await self.mailbox.get(identity) for identity in identities])
 
     def next_window(self, peer: str) -> tuple[float, float]:
-        """The link's current or next window (mission seconds)."""
+        """The link's current or next window (mission seconds); it starts at infinity when there is none."""
         now_s = self.clock.now()
-        for start_s, end_s in self.link_plan.windows(peer):
-            if end_s > now_s:
-                return start_s, end_s
-        raise LinkError(f"{self.name} -> {peer}: the link plan has no window after {now_s:.1f} s; lengthen `duration`")
+        windows = self.link_plan.windows(peer)
+        return next((window for window in windows if window[1] > now_s), (math.inf, math.inf))
 
     async def send(
         self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float, planned: Assignment | None = None
@@ -124,7 +135,10 @@ class Node(ABC):
         """Deliver one chunk to a neighbour and record the transfer beside its prediction."""
         await self.clock.sleep_until(not_before_s)
         what: dict[str, Any] = {
-            "sender": self.name, "receiver": peer, "tensor": chunk.id.tensor, "chunk": str(chunk.id),
+            "sender": self.name,
+            "receiver": peer,
+            "tensor": chunk.id.tensor,
+            "chunk": str(chunk.id),
             "predicted_end_s": planned.end_s if planned else None,
         }
         start_s = self.clock.now()
@@ -132,12 +146,19 @@ class Node(ABC):
             delivery = await self.transport.deliver(peer, chunk, not_before_s=not_before_s, until_s=until_s)
         except LinkClosed as closed:
             sent = closed.durable_bytes - closed.resumed_from
-            self.note("cut", **what, start_s=start_s, end_s=self.clock.now(), bytes=sent,
-                      durable_bytes=closed.durable_bytes)
+            self.note(
+                "cut", **what, start_s=start_s, end_s=self.clock.now(), bytes=sent, durable_bytes=closed.durable_bytes
+            )
             raise
         sent = len(chunk.payload) - delivery.resumed_from
-        self.note("transfer", **what, start_s=delivery.start_s, end_s=delivery.end_s, bytes=sent,
-                  resumed_from=delivery.resumed_from)
+        self.note(
+            "transfer",
+            **what,
+            start_s=delivery.start_s,
+            end_s=delivery.end_s,
+            bytes=sent,
+            resumed_from=delivery.resumed_from,
+        )
         return delivery
 
     # -- the management plane -------------------------------------------------------------------------------------

@@ -47,7 +47,12 @@ class GroundServer(Node):
     def offer(self, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """Cut a result into chunks and keep them until the flow plan says where they go."""
         chunks = split(
-            payload, self.plan.scenario.chunk_bytes, run=self.run, round=self.round, phase="down", origin=origin,
+            payload,
+            self.plan.scenario.chunk_bytes,
+            run=self.run,
+            round=self.round,
+            phase="down",
+            origin=origin,
             tensor=tensor,
         )
         for chunk in chunks:
@@ -60,4 +65,5 @@ class GroundServer(Node):
 
     async def _send_down(self, assignment: Assignment) -> None:
         chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
-        await self.forward(chunk.along(assignment.route[1:]))
+        # The route: ground, station, the satellite of the contact, then perhaps others of its ring.
+        await self.forward(chunk.along(assignment.route[1:]).within(assignment.route[2], assignment.contact_end_s))

@@ -16,6 +16,7 @@ from testbed.transfer.ring import gather_routes
 if TYPE_CHECKING:
     from testbed.learning.shard import Shard
 
+
 class Satellite(Node):
     """One satellite of a plane. ``ring`` is the plane in ring order, this node included."""
 
@@ -47,8 +48,13 @@ class Satellite(Node):
     def share(self, tensor: str, payload: bytes) -> None:
         """Start sending the own block both ways around the ring."""
         for chunk in split(
-            payload, self.plan.scenario.chunk_bytes, run=self.run, round=self.round, phase="gather",
-            origin=self.name, tensor=tensor,
+            payload,
+            self.plan.scenario.chunk_bytes,
+            run=self.run,
+            round=self.round,
+            phase="gather",
+            origin=self.name,
+            tensor=tensor,
         ):
             self.mailbox.put(chunk)
             for route in gather_routes(self.ring, self.name, chunk.id.index):
@@ -66,7 +72,7 @@ class Satellite(Node):
         left = await asyncio.gather(*(self._send_up(station, start_s, end_s, a) for a in listed))
         undelivered = [name for name in left if name is not None]
         if undelivered:
-            await self.report("undelivered", chunks=undelivered, station=station)
+            await self.report("undelivered", chunks=undelivered, missed=f"{self.name} -> {station}")
 
     async def _send_up(self, station: str, start_s: float, end_s: float, assignment: Assignment) -> str | None:
         """Deliver one chunk in one contact; its name when the contact ended first and no other was planned for it."""

@@ -18,8 +18,13 @@ def request_of(order: Order) -> ObeyRequest:
         round=order.round,
         assignments=[
             AssignmentMessage(
-                chunk=a.chunk, size_bytes=a.size, route=a.route, contact_start_s=a.contact_start_s,
-                contact_end_s=a.contact_end_s, start_s=a.start_s, end_s=a.end_s,
+                chunk=a.chunk,
+                size_bytes=a.size,
+                route=a.route,
+                contact_start_s=a.contact_start_s,
+                contact_end_s=a.contact_end_s,
+                start_s=a.start_s,
+                end_s=a.end_s,
             )
             for a in order.assignments
         ],
@@ -32,9 +37,7 @@ def order_from_request(request: ObeyRequest) -> Order:
         request.kind,
         request.round,
         tuple(
-            Assignment(
-                a.chunk, a.size_bytes, tuple(a.route), a.contact_start_s, a.contact_end_s, a.start_s, a.end_s
-            )
+            Assignment(a.chunk, a.size_bytes, tuple(a.route), a.contact_start_s, a.contact_end_s, a.start_s, a.end_s)
             for a in request.assignments
         ),
     )
@@ -43,8 +46,13 @@ def order_from_request(request: ObeyRequest) -> Order:
 def event_of(report: Report, urgent: bool) -> Event:
     """A report on the wire."""
     return Event(
-        node=report.node, kind=report.kind, mission_s=report.mission_s, round=report.round,
-        data_json=json.dumps(report.data).encode(), blob=report.blob, urgent=urgent,
+        node=report.node,
+        kind=report.kind,
+        mission_s=report.mission_s,
+        round=report.round,
+        data_json=json.dumps(report.data).encode(),
+        blob=report.blob,
+        urgent=urgent,
     )
 
 

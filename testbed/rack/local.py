@@ -47,8 +47,12 @@ class LocalRack(Rack):
         folder = job.directory.resolve()
         (folder / "plan.json").write_text(job.plan.to_json())
         settings = {
-            "plan": "plan.json", "run": job.run, "directory": str(folder), "strategy": job.strategy,
-            "scheduler": job.scheduler, "mission": job.mission,
+            "plan": "plan.json",
+            "run": job.run,
+            "directory": str(folder),
+            "strategy": job.strategy,
+            "scheduler": job.scheduler,
+            "mission": job.mission,
             "clock": "kernel" if self.time_travel else "real",
             "kernel": self.kernel,
         }
@@ -58,8 +62,15 @@ class LocalRack(Rack):
         log = folder / "rack.log"
         if self._guest is not None:
             code = run_in_guest(
-                self._guest, command, cwd=Path.cwd(), env=dict(os.environ), binds=[folder, Path.cwd()],
-                memory_mb=MEMORY_MB, on_line=listener.line, log_path=log, stop=self._stop,
+                self._guest,
+                command,
+                cwd=Path.cwd(),
+                env=dict(os.environ),
+                binds=[folder, Path.cwd()],
+                memory_mb=MEMORY_MB,
+                on_line=listener.line,
+                log_path=log,
+                stop=self._stop,
             )
         else:
             code = _run_natively(command, listener, log, self._stop)
@@ -109,8 +120,13 @@ def _run_natively(command: Sequence[str], listener: _Listener, log: Path, stop: 
     env = {**os.environ, **NATIVE_ENVIRONMENT}
     with log.open("ab") as errors_to:
         process = subprocess.Popen(
-            [sys.executable, "-m", "testbed.rack.leash", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=errors_to, env=env, text=True, start_new_session=True,
+            [sys.executable, "-m", "testbed.rack.leash", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors_to,
+            env=env,
+            text=True,
+            start_new_session=True,
         )
         try:
             assert process.stdout is not None

@@ -44,8 +44,13 @@ class SimulatedFleet(Fleet):
         for name in job.plan.nodes:
             spool = Spool(job.run, lambda peer, chunk, name=name: self.nodes[name].accept(peer, chunk))
             self.nodes[name] = build_node(
-                job.plan, name, run=job.run, strategy=strategy, clock=self.clock,
-                transport=network.attach(name, spool), control=self._control,
+                job.plan,
+                name,
+                run=job.run,
+                strategy=strategy,
+                clock=self.clock,
+                transport=network.attach(name, spool),
+                control=self._control,
             )
 
     def observe(self, observer: Record) -> None:

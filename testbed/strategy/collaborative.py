@@ -71,21 +71,43 @@ class Collaborative(Strategy):
 
     async def _send_features(self, desk: Desk, report: Report, done: list[Report]) -> None:
         flow = self.downlink(desk.plan, desk.scheduler, report.round, desk.now(), run=desk.run)
-        desk.journal("flow_plan", round=report.round, direction="down", assignments=[a.__dict__ for a in flow.assignments])
+        desk.journal(
+            "flow_plan", round=report.round, direction="down", assignments=[a.__dict__ for a in flow.assignments]
+        )
         await desk.order(desk.plan.ground, Order("send", report.round, flow.assignments))
 
     async def _send_again(self, desk: Desk, report: Report, done: list[Report]) -> None:
         """A contact ended before its chunks were through: plan them anew over what contacts are left."""
+        desk.journal("replan", round=report.round, missed=report.data["missed"], chunks=report.data["chunks"])
+        missed = [ChunkId.parse(chunk) for chunk in report.data["chunks"]]
+        await self._again_up(desk, [chunk for chunk in missed if chunk.phase == "gather"])
+        await self._again_down(desk, [chunk for chunk in missed if chunk.phase == "down"])
+
+    async def _again_up(self, desk: Desk, missed: list[ChunkId]) -> None:
         plan, now_s = desk.plan, desk.now()
-        size = {str(c): s for c, s in self._embedding_chunks(plan, report.round, desk.run)}
         here = dict.fromkeys(plan.satellites, now_s)
-        parcels = [_Parcel(chunk, size[chunk], here) for chunk in report.data["chunks"]]
-        flow = desk.scheduler.plan_up(plan, parcels, now_s)
-        assignments = [a.__dict__ for a in flow.assignments]
-        desk.journal("flow_plan", round=report.round, direction="up", assignments=assignments)
-        desk.journal("replan", round=report.round, station=report.data["station"], chunks=report.data["chunks"])
+        flow = desk.scheduler.plan_up(plan, [_Parcel(str(c), self._size(plan, c), here) for c in missed], now_s)
+        self._journal(desk, flow, "up", missed)
         for satellite in sorted({a.route[0] for a in flow.assignments}):
-            await desk.order(satellite, Order("send", report.round, flow.via(satellite)))
+            await desk.order(satellite, Order("send", missed[0].round, flow.via(satellite)))
+
+    async def _again_down(self, desk: Desk, missed: list[ChunkId]) -> None:
+        plan, now_s = desk.plan, desk.now()
+        parcels = [_Parcel(str(chunk), self._size(plan, chunk), {plan.ground: now_s}) for chunk in missed]
+        flow = desk.scheduler.plan_down(plan, parcels, [chunk.origin for chunk in missed], now_s)
+        self._journal(desk, flow, "down", missed)
+        if flow.assignments:
+            await desk.order(plan.ground, Order("send", missed[0].round, flow.assignments))
+
+    def _journal(self, desk: Desk, flow: FlowPlan, direction: str, missed: list[ChunkId]) -> None:
+        if missed:
+            assignments = [a.__dict__ for a in flow.assignments]
+            desk.journal("flow_plan", round=missed[0].round, direction=direction, assignments=assignments)
+
+    def _size(self, plan: MissionPlan, chunk: ChunkId) -> int:
+        count = sizes.sample_counts(plan, chunk.round)[chunk.origin]
+        whole = {"embedding": sizes.embedding_bytes, "feature": sizes.feature_bytes}[chunk.tensor](plan, count)
+        return sizes.chunks_of(plan, whole)[chunk.index]
 
     # -- prediction -----------------------------------------------------------------------------------------------
 

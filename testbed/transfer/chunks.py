@@ -43,7 +43,8 @@ class Chunk:
     """A chunk under way.
 
     ``count`` is the number of chunks of its tensor; ``route`` the nodes still ahead, the destination last;
-    ``keep`` says that every node on the route keeps a copy (ring collectives), not only the last.
+    ``keep`` says that every node on the route keeps a copy (ring collectives), not only the last. A hop to
+    ``contact_peer`` is planned for a contact that ends at ``contact_end_s`` (mission time) and for no later one.
     """
 
     id: ChunkId
@@ -52,6 +53,8 @@ class Chunk:
     payload: bytes
     sha256: str
     keep: bool = False
+    contact_peer: str = ""
+    contact_end_s: float = 0.0
 
     def onward(self) -> Chunk:
         """The same chunk with the first node of its route behind it."""
@@ -61,6 +64,14 @@ class Chunk:
         """The same content on another route."""
         return replace(self, route=tuple(route), keep=keep)
 
+    def within(self, peer: str, end_s: float) -> Chunk:
+        """The same chunk, its hop to ``peer`` bound to the contact that ends at ``end_s``."""
+        return replace(self, contact_peer=peer, contact_end_s=end_s)
+
+    def until_s(self, peer: str) -> float:
+        """Until when the hop to ``peer`` makes sense (mission time); infinity where no contact was planned for it."""
+        return self.contact_end_s if peer == self.contact_peer else float("inf")
+
     def header(self) -> dict[str, Any]:
         """Everything but the payload, as JSON-able values."""
         return {
@@ -68,6 +79,8 @@ class Chunk:
             "count": self.count,
             "route": list(self.route),
             "keep": self.keep,
+            "contact_peer": self.contact_peer,
+            "contact_end_s": self.contact_end_s,
             "size": len(self.payload),
             "sha256": self.sha256,
         }
@@ -82,6 +95,8 @@ class Chunk:
             payload,
             header["sha256"],
             bool(header["keep"]),
+            header["contact_peer"],
+            header["contact_end_s"],
         )
 
 

@@ -53,16 +53,28 @@ def _frame(kind: int, number: int, value: int) -> bytes:
 
 def _header(chunk: Chunk) -> bytes:
     return ChunkHeader(
-        id=str(chunk.id), count=chunk.count, route=chunk.route, keep=chunk.keep, size_bytes=len(chunk.payload),
+        id=str(chunk.id),
+        count=chunk.count,
+        route=chunk.route,
+        keep=chunk.keep,
+        size_bytes=len(chunk.payload),
         sha256=bytes.fromhex(chunk.sha256),
+        contact_peer=chunk.contact_peer,
+        contact_end_s=chunk.contact_end_s,
     ).SerializeToString()
 
 
 def _parse_header(data: bytes) -> dict[str, Any]:
     header = ChunkHeader.FromString(data)
     return {
-        "id": header.id, "count": header.count, "route": list(header.route), "keep": header.keep,
-        "size": header.size_bytes, "sha256": header.sha256.hex(),
+        "id": header.id,
+        "count": header.count,
+        "route": list(header.route),
+        "keep": header.keep,
+        "size": header.size_bytes,
+        "sha256": header.sha256.hex(),
+        "contact_peer": header.contact_peer,
+        "contact_end_s": header.contact_end_s,
     }
 
 
@@ -279,9 +291,7 @@ class StreamTransport(Transport):
             with self._clock.in_flight():
                 return await self._deliver(link, peer, chunk, not_before_s, until_s)
 
-    async def _deliver(
-        self, link: _Link, peer: str, chunk: Chunk, not_before_s: float, until_s: float
-    ) -> Delivery:
+    async def _deliver(self, link: _Link, peer: str, chunk: Chunk, not_before_s: float, until_s: float) -> Delivery:
         held, breaks = 0, 0
         first: int | None = None
         start_s = self._clock.now()

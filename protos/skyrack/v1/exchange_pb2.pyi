@@ -43,6 +43,8 @@ class ChunkHeader(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    CONTACT_PEER_FIELD_NUMBER: _builtins.int
+    CONTACT_END_S_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identity: run/round/phase/origin/tensor/index."""
     count: _builtins.int
@@ -53,6 +55,10 @@ class ChunkHeader(_message.Message):
     """Payload size."""
     sha256: _builtins.bytes
     """Of the payload. Integrity only: never identity."""
+    contact_peer: _builtins.str
+    """The hop to this node is planned for one contact and no later one; empty where no hop is."""
+    contact_end_s: _builtins.float
+    """End of that contact, in mission seconds."""
     @_builtins.property
     def route(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes still ahead, the receiver first, the destination last."""
@@ -66,10 +72,12 @@ class ChunkHeader(_message.Message):
         keep: _builtins.bool = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
+        contact_peer: _builtins.str = ...,
+        contact_end_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "id", b"id", "keep", b"keep", "route", b"route", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact_end_s", b"contact_end_s", "contact_peer", b"contact_peer", "count", b"count", "id", b"id", "keep", b"keep", "route", b"route", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
