@@ -71,7 +71,7 @@ async def _serve(seat: Seat) -> None:
 
     servicer = AgentServicer(seat)
     server = rpc.control_server()
-    add_AgentServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    add_AgentServiceServicer_to_server(servicer, server)
     rpc.bind(server, seat.management_address, rpc.MANAGEMENT_PORT, seat.credentials)
     await server.start()
     await servicer.ended.wait()

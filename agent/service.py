@@ -27,7 +27,7 @@ class AgentServicer(AgentServiceServicer):
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._control = ReportingControl(seat)
-        self._clock, self._keeping = make_clock(seat)
+        self._clock, self._keeping = make_clock(seat, self._control.note)
         self._node: Node | None = None
         self._data: Any = None
         self._counted = (0, 0)

@@ -9,6 +9,9 @@ from agent.attendance import Attendance
 from agent.process import Seat
 from testbed.clock import KernelClock, StartableClock
 from testbed.mission_clock import MissionClock
+from testbed.node.orders import Report
+
+Note = Callable[[Report], None]
 
 
 class Keeping(Protocol):
@@ -31,18 +34,25 @@ class _Nothing:
         """Nothing to end."""
 
 
-def _kernel(seat: Seat) -> tuple[StartableClock, Keeping]:
+def _kernel(seat: Seat, note: Note) -> tuple[StartableClock, Keeping]:
     return KernelClock(), _Nothing()
 
 
-def _real(seat: Seat) -> tuple[StartableClock, Keeping]:
+def _real(seat: Seat, note: Note) -> tuple[StartableClock, Keeping]:
     clock = MissionClock()
+
+    def tell(kind: str, **data: float) -> None:
+        note(Report(seat.node, kind, clock.now(), 0, data))
+
+    clock.on_overrun = lambda charge_s, late_s: tell("overrun", charge_s=charge_s, late_s=late_s)
+    clock.on_late = lambda late_s: tell("stall", late_s=late_s)
     return clock, Attendance(seat.node, clock, seat.controller_address, seat.credentials)
 
 
-_CLOCKS: dict[str, Callable[[Seat], tuple[StartableClock, Keeping]]] = {"kernel": _kernel, "real": _real}
+_CLOCKS: dict[str, Callable[[Seat, Note], tuple[StartableClock, Keeping]]] = {"kernel": _kernel, "real": _real}
 
 
-def make_clock(seat: Seat) -> tuple[StartableClock, Keeping]:
-    """The clock of a seat (``kernel`` on a time-travel kernel, ``real`` elsewhere) and what keeps it."""
-    return _CLOCKS[seat.clock](seat)
+def make_clock(seat: Seat, note: Note) -> tuple[StartableClock, Keeping]:
+    """The clock of a seat (``kernel`` on a time-travel kernel, ``real`` elsewhere) and what keeps it; ``note`` hears of
+    charges that were missed and of stalls."""
+    return _CLOCKS[seat.clock](seat, note)

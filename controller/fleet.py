@@ -76,7 +76,7 @@ class ProcessFleet(Fleet):
         self._player.observer = observer
 
     async def prepare(self) -> list[dict[str, Any]]:
-        add_ControllerServiceServicer_to_server(self._servicer, self._server)  # type: ignore[no-untyped-call]
+        add_ControllerServiceServicer_to_server(self._servicer, self._server)
         self._keeper.serve(self._server, self._player.follow, self.reports.qsize)
         rpc.bind(self._server, self._address, rpc.MANAGEMENT_PORT, self._credentials)
         await self._server.start()

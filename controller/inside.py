@@ -17,6 +17,8 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,9 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
         pids: dict[str, int] = {}
         facts: list[Any] = []
 
+        def attach(name: str, pid: int) -> None:
+            facts.append(space.attach(name, pid))
+
         def seat_nodes(names: Sequence[str]) -> None:
             for name in names:
                 seat = _call(SEAT)(
@@ -92,10 +97,10 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
                     uid=owner.st_uid,
                     gid=owner.st_gid,
                 )
-                pids[name] = _fork_in_namespace(seat, lambda pid, name=name: facts.append(space.attach(name, pid)))
+                pids[name] = _fork_in_namespace(seat, partial(attach, name))
 
         controller, players = socket.socketpair()
-        _fork(lambda: _call(PLAYER)(players), closes=controller)
+        player_pid = _fork(lambda: _call(PLAYER)(players), closes=controller)
         players.close()
         # Whoever needs less is forked sooner: a fork copies the page tables of everything imported so far.
         for stage, names in _stages(job):
@@ -106,36 +111,34 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
             seat_nodes(names)
         pids = {name: pids[name] for name in job.plan.nodes}
         record({"kind": "nodes", "pids": pids, "mission_s": 0.0})
-        nodes = {name: addresses.mgmt for name, addresses in space.addresses.items()}
-        peers = {name: addresses.data for name, addresses in space.addresses.items()}
-        return asyncio.run(
-            _fly(
-                job,
-                record,
-                settings,
-                CONTROLLER_ADDRESS,
-                nodes,
-                peers,
-                pids,
-                authority.issue("controller"),
-                controller,
-                facts,
-            )
+        site = Site(
+            address=CONTROLLER_ADDRESS,
+            management={name: addresses.mgmt for name, addresses in space.addresses.items()},
+            data={name: addresses.data for name, addresses in space.addresses.items()},
+            pids=pids,
+            player_pid=player_pid,
+            player=controller,
+            credentials=authority.issue("controller"),
+            boards=[vars(fact) for fact in facts],
         )
+        return asyncio.run(_fly(job, record, settings, site))
 
 
-async def _fly(
-    job: Job,
-    record: Record,
-    settings: dict[str, Any],
-    address: str,
-    nodes: dict[str, str],
-    peers: dict[str, str],
-    pids: dict[str, int],
-    credentials: Any,
-    channel: socket.socket,
-    facts: list[Any],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Site:
+    """What the forks left the controller with: addresses by node, processes, the player's channel, its credentials."""
+
+    address: str
+    management: dict[str, str]
+    data: dict[str, str]
+    pids: dict[str, int]
+    player_pid: int
+    player: socket.socket
+    credentials: Any
+    boards: list[dict[str, Any]]
+
+
+async def _fly(job: Job, record: Record, settings: dict[str, Any], site: Site) -> dict[str, Any]:
     # Only now: these start threads, and nothing forks after this.
     from prometheus_client import start_http_server
 
@@ -145,18 +148,20 @@ async def _fly(
     from testbed.metrics import Metrics
     from testbed.rpc import METRICS_PORT
 
-    player = LinkPlayer(channel, job.plan, peers, pids, [vars(f) for f in facts], settings)
+    player = LinkPlayer(site.player, job.plan, site.data, site.pids, site.boards, settings)
     await player.open()
-    fleet = ProcessFleet(job, address, nodes, credentials, player, make_keeper(settings["clock"], job.plan))
+    fleet = ProcessFleet(
+        job, site.address, site.management, site.credentials, player, make_keeper(settings["clock"], job.plan)
+    )
     metrics = Metrics()
     metrics.describe_run(job.run, job.plan.scenario.name, job.strategy, "local")
-    start_http_server(METRICS_PORT, addr=address, registry=metrics.registry)
+    start_http_server(METRICS_PORT, addr=site.address, registry=metrics.registry)
 
     def observed(event: dict[str, Any]) -> None:
         metrics.observe(event)
         record(event)
 
-    watcher = asyncio.get_running_loop().create_task(_watch(pids))
+    watcher = asyncio.get_running_loop().create_task(_watch({**site.pids, "the link player": site.player_pid}))
     mission = asyncio.ensure_future(resolve(job.mission)(fleet, job, observed))
     done, _ = await asyncio.wait({watcher, mission}, return_when=asyncio.FIRST_COMPLETED)
     for task in (watcher, mission):
@@ -171,11 +176,16 @@ async def _watch(pids: dict[str, int]) -> dict[str, Any]:
     """Raise as soon as a node's process ends before its time."""
     loop = asyncio.get_running_loop()
     gone: asyncio.Future[str] = loop.create_future()
+
+    def tell(name: str) -> None:
+        if not gone.done():
+            gone.set_result(name)
+
     for name, pid in pids.items():
         descriptor = os.pidfd_open(pid)
-        loop.add_reader(descriptor, lambda name=name: gone.done() or gone.set_result(name))
+        loop.add_reader(descriptor, tell, name)
     name = await gone
-    _, status = os.waitpid(pids[name], 0)
+    _, status = os.waitpid(pids[name], 0)  # noqa: ASYNC222 - it has ended
     raise BoardError(f"{name}: its process ended during the run ({_ending(status)})")
 
 

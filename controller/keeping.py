@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from controller.timekeeper import Timekeeper
@@ -58,6 +59,33 @@ class KernelKeeper(Keeper):
         return {}
 
 
+class BusyMeter:
+    """The share of processor time in use while mission time runs, from the kernel's own count (proc(5), /proc/stat)."""
+
+    def __init__(self) -> None:
+        self._busy = self._total = 0
+        self._since: tuple[int, int] | None = None
+
+    def run(self, running: bool) -> None:
+        """Mission time runs from here on, or stands still; time that stands still is not counted."""
+        now = self._read()
+        if self._since is not None:
+            self._busy += now[0] - self._since[0]
+            self._total += now[1] - self._since[1]
+        self._since = now if running else None
+
+    def ratio(self) -> float | None:
+        """Busy share so far; None before anything was counted."""
+        self.run(self._since is not None)
+        return self._busy / self._total if self._total else None
+
+    @staticmethod
+    def _read() -> tuple[int, int]:
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        idle = ticks[3] + ticks[4]  # idle and iowait
+        return sum(ticks) - idle, sum(ticks)
+
+
 class RealKeeper(Keeper):
     """Real time: skip and hold by agreement of all nodes."""
 
@@ -66,20 +94,30 @@ class RealKeeper(Keeper):
         self.clock = self._own
         edges = {change[0] for links in plan.link_plans.values() for change in links.changes()}
         self._timekeeper = Timekeeper(self._own, plan.nodes, sorted(edges))
+        self._busy = BusyMeter()
 
     def serve(self, server: Any, follow: Follow, undecided: Callable[[], int]) -> None:
-        self._timekeeper.follow = follow
+        def follow_and_measure(commit: ClockCommit) -> None:
+            self._busy.run(commit.running)
+            follow(commit)
+
+        self._timekeeper.follow = follow_and_measure
         self._timekeeper.undecided = undecided
-        add_ClockServiceServicer_to_server(self._timekeeper, server)  # type: ignore[no-untyped-call]
+        add_ClockServiceServicer_to_server(self._timekeeper, server)
 
     def begin(self, mission_zero_s: float) -> None:
         self._timekeeper.begin(mission_zero_s)
+        self._busy.run(True)
 
     def observe(self, observer: Record) -> None:
         self._timekeeper.record = observer
 
     def facts(self) -> dict[str, Any]:
-        return {"skips": self._timekeeper.skips, "holds": self._timekeeper.holds}
+        return {
+            "skips": self._timekeeper.skips,
+            "holds": self._timekeeper.holds,
+            "busy_ratio": self._busy.ratio(),
+        }
 
 
 _KEEPERS: dict[str, Callable[[MissionPlan], Keeper]] = {"kernel": KernelKeeper, "real": RealKeeper}

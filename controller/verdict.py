@@ -10,6 +10,8 @@ LATE_MS = 5.0
 5 ms is what a busy host without real-time priority reaches (a prototype's p99 was 2.4 ms)."""
 MUCH_LATE_MS = 500.0
 """Later than this a contact's start or end is wrong by more than any residual worth reporting."""
+BUSY_RATIO = 0.9
+"""Above this there is no telling a full link from a full processor."""
 
 
 class Judge:
@@ -19,18 +21,29 @@ class Judge:
         self._degraded: list[str] = []
         self._invalid: list[str] = []
         self._overruns = 0
+        self._stalls: list[float] = []
         self._late: list[float] = []
 
     def observe(self, event: dict[str, Any]) -> None:
         """Take an event into account: overruns of charges, lateness of link changes, links lost by surprise."""
         if event["kind"] == "overrun":
             self._overruns += 1
+        elif event["kind"] == "stall":
+            self._stalls.append(event["late_s"])
         elif event["kind"] == "link_change" and event["lateness_ms"] > LATE_MS:
             self._late.append(event["lateness_ms"])
         elif event["kind"] == "link_error":
             self.condemn(event["message"])
         elif event["kind"] == "reconnect":
             self._degraded.append(f"{event['node']} -> {event['peer']}: the connection broke inside a contact")
+
+    def weigh_host(self, facts: dict[str, Any]) -> None:
+        """Take into account how busy the kernel's processors were while mission time ran, where that says anything."""
+        busy = facts.get("busy_ratio")
+        if busy is not None and busy > BUSY_RATIO:
+            self._degraded.append(
+                f"the processors were busy {busy:.0%} of the time that mission time ran: bytes waited for the host"
+            )
 
     def condemn(self, reason: str) -> None:
         """The run proves nothing."""
@@ -41,6 +54,10 @@ class Judge:
         degraded, invalid = list(self._degraded), list(self._invalid)
         if self._overruns:
             degraded.append(f"{self._overruns} computations took longer than their charge while bytes were in flight")
+        if self._stalls:
+            degraded.append(
+                f"nodes woke up late {len(self._stalls)} times, by up to {max(self._stalls) * 1000:.0f} ms: the host stalled"
+            )
         if self._late:
             worst = max(self._late)
             (invalid if worst > MUCH_LATE_MS else degraded).append(

@@ -20,6 +20,8 @@ T = TypeVar("T")
 OVERRUN_S = 0.02
 """A charge missed by more than this, while bytes were in flight anywhere, is an overrun: the timekeeper's commits take
 effect 10 ms ahead, and Python's timers are a few milliseconds late on a busy host."""
+LATE_S = 0.05
+"""A node that wakes up this much after the time it waited for did not get its processor: the host was stalled."""
 QUIET_TURNS = 5
 """Turns of the event loop without a change of activity before a node calls itself quiet."""
 
@@ -52,6 +54,7 @@ class MissionClock(StartableClock):
         self._sequence = 0
         self.on_activity: Callable[[], None] = lambda: None
         self.on_overrun: Callable[[float, float], None] = lambda charge_s, late_s: None
+        self.on_late: Callable[[float], None] = lambda late_s: None
 
     # -- following the timekeeper ---------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ class MissionClock(StartableClock):
         return result
 
     @contextmanager
-    def in_flight(self) -> Iterator[None]:  # type: ignore[override]
+    def in_flight(self) -> Iterator[None]:
         self._in_flight += 1
         self._changed()
         try:
@@ -158,7 +161,9 @@ class MissionClock(StartableClock):
     def _wake(self) -> None:
         now_s = self.now()
         while self._waiters and self._waiters[0][0] <= now_s:
-            _, _, future = heapq.heappop(self._waiters)
+            due_s, _, future = heapq.heappop(self._waiters)
+            if now_s - due_s > LATE_S:
+                self.on_late(now_s - due_s)
             if not future.done():
                 future.set_result(None)
         self._arm()

@@ -1,10 +1,9 @@
-"""Which satellite holds which samples, and which of them it uses in a round. No tensors: the planner needs the counts."""
+"""Which satellite holds which samples, and which of them it uses in a round. No tensors: the planner needs counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +45,6 @@ def round_counts(scenario: Scenario, satellites: Sequence[str], round: int) -> d
     return {node: len(indices) for node, indices in round_indices(scenario, satellites, round).items()}
 
 
-def _held_out(scenario: Scenario) -> tuple[Any, Any]:
+def _held_out(scenario: Scenario) -> tuple[Indices, Indices]:
     learning = scenario.learning
     return hold_out(len(dataset(learning.dataset).train_y), learning.validation_fraction, scenario.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 
 from testbed import registry
@@ -12,6 +13,7 @@ from testbed.node.factory import build_node
 from testbed.node.orders import Order, Report
 from testbed.rack.base import Fleet, Job, Rack, Record, resolve
 from testbed.rack.virtual_time import VirtualTimeLoop
+from testbed.transfer.chunks import Chunk
 from testbed.transfer.fluid import FluidNetwork
 from testbed.transfer.spool import Spool
 from testbed.transfer.transport import Recorder
@@ -42,7 +44,7 @@ class SimulatedFleet(Fleet):
         network = FluidNetwork(job.plan.link_plans, self.clock, recorder)
         self.nodes: dict[str, Node] = {}
         for name in job.plan.nodes:
-            spool = Spool(job.run, lambda peer, chunk, name=name: self.nodes[name].accept(peer, chunk))
+            spool = Spool(job.run, partial(self._accept, name))
             self.nodes[name] = build_node(
                 job.plan,
                 name,
@@ -52,6 +54,9 @@ class SimulatedFleet(Fleet):
                 transport=network.attach(name, spool),
                 control=self._control,
             )
+
+    def _accept(self, name: str, peer: str, chunk: Chunk) -> None:
+        self.nodes[name].accept(peer, chunk)
 
     def observe(self, observer: Record) -> None:
         self._control.observer = observer

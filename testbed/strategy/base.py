@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 class Parcel(Protocol):
     """One chunk that needs a way: its name and bytes, and when it is where (mission seconds by node)."""
 
-    chunk: str
-    size: int
+    @property
+    def chunk(self) -> str:
+        """Its name."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
 
     def ready_s(self, node: str) -> float:
         """When ``node`` holds it (predicted)."""
