@@ -54,6 +54,7 @@ class Attendance:
                     epoch=self._clock.epoch,
                     in_flight=activity.in_flight,
                     computing=activity.computing > 0,
+                    busy=activity.busy,
                     wake_mission_s=activity.wake_mission_s,
                     vote_epoch=vote,
                 )

@@ -20,7 +20,10 @@ DATA_DEVICE = "data"
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a node sits: its addresses, its peers' data addresses, and its credentials."""
+    """Where a node sits: its addresses, its peers' data addresses, and its credentials.
+
+    ``ahead`` is the folder of features computed ahead, empty on a board of one's own.
+    """
 
     node: str
     management_address: str
@@ -29,6 +32,7 @@ class Seat:
     peers: dict[str, str]
     credentials: Credentials
     clock: str
+    ahead: str
     uid: int
     gid: int
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from agent.control import ReportingControl
@@ -51,6 +52,7 @@ class AgentServicer(AgentServiceServicer):
                 transport=transport,
                 control=self._control,
             )
+            self._node.ahead = Path(seat.ahead) if seat.ahead else None
             self._data = rpc.data_server()
             self._data.add_generic_rpc_handlers((ExchangeServer(seat.node, spool).handler(),))
             rpc.bind(self._data, seat.data_address, rpc.DATA_PORT, seat.credentials)

@@ -99,7 +99,7 @@ class ProcessFleet(Fleet):
         await self.clock.sleep_until(0.0)
 
     async def order(self, node: str, order: Order) -> None:
-        with self.clock.in_flight():
+        with self.clock.busy():
             await rpc.call(node, self._agents[node].Obey, request_of(order))
 
     async def stop(self) -> None:

@@ -42,6 +42,7 @@ def load_job(path: Path) -> tuple[Job, dict[str, Any]]:
         strategy=data["strategy"],
         scheduler=data["scheduler"],
         mission=data["mission"],
+        ahead=Path(data["ahead"]) if data["ahead"] else None,
     )
     return job, data
 
@@ -94,6 +95,7 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
                     peers={peer: a.data for peer, a in space.addresses.items()},
                     credentials=authority.issue(name),
                     clock=settings["clock"],
+                    ahead=settings["ahead"],
                     uid=owner.st_uid,
                     gid=owner.st_gid,
                 )
@@ -226,9 +228,10 @@ def _import_torch(job: Job) -> None:
 
 
 def _import_encoder(job: Job) -> None:
-    for module in ("testbed.learning.encoder", "testbed.learning.appraisal"):
+    for module in ("testbed.learning.features", "testbed.learning.appraisal"):
         importlib.import_module(module)
-    importlib.import_module("testbed.learning.encoder").load_encoder(job.plan.scenario.learning.model)
+    if job.ahead is None:
+        importlib.import_module("testbed.learning.encoder").load_encoder(job.plan.scenario.learning.model)
 
 
 def _fork(work: Callable[[], None], closes: socket.socket | None = None) -> int:

@@ -47,6 +47,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     Evaluation uses the ground's own copy of the data and is charged nothing: no byte of it is on a data address.
     Validation accuracy is read every round, the test split once, at the end.
     """
+    from testbed.learning.ahead import AheadStore
     from testbed.learning.appraisal import Appraiser
 
     plan = job.plan
@@ -60,7 +61,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
             observer(event)
 
     fleet.observe(observe)
-    appraiser = Appraiser(plan.scenario)
+    appraiser = Appraiser(plan.scenario, AheadStore(job.ahead) if job.ahead else None)
     certificate = await fleet.prepare()
     record({"kind": "certificate", "node": "controller", "mission_s": 0.0, "rows": certificate})
     await fleet.start()

@@ -40,6 +40,7 @@ class Seen:
 
     in_flight: int
     computing: bool
+    busy: int
     wake_mission_s: float | None
     vote_epoch: int | None
 
@@ -50,13 +51,16 @@ def decide(nodes: Sequence[Seen], commit: ClockCommit, now_s: float, edges: Sequ
     ``now_s`` is mission time, ``edges`` are the sorted mission times at which any link changes.
     """
     computing = any(node.computing for node in nodes)
+    busy = any(node.busy for node in nodes)
     flying = any(node.in_flight for node in nodes)
     if not commit.running:
-        return None if computing and not flying else Wish(commit.mission_s, running=True, votes=False)
+        return None if (computing or busy) and not flying else Wish(commit.mission_s, running=True, votes=False)
     if flying:
         return None
     if computing:
         return Wish(now_s, running=False, votes=True)
+    if busy:
+        return None
     following = bisect.bisect_right(edges, now_s + LEAST_SKIP_S)
     waits = [node.wake_mission_s for node in nodes if node.wake_mission_s is not None]
     if not waits:
@@ -70,7 +74,7 @@ class _Seat:
     """One participant: its latest word and how to send it commands."""
 
     send: Callable[[ClockCommand], None]
-    seen: Seen = field(default_factory=lambda: Seen(1, False, None, None))
+    seen: Seen = field(default_factory=lambda: Seen(1, False, 0, None, None))
 
 
 class Timekeeper(ClockServiceServicer):
@@ -118,6 +122,7 @@ class Timekeeper(ClockServiceServicer):
             seat.seen = Seen(
                 activity.in_flight,
                 activity.computing,
+                activity.busy,
                 activity.wake_mission_s if activity.HasField("wake_mission_s") else None,
                 activity.vote_epoch if activity.HasField("vote_epoch") else None,
             )
@@ -133,7 +138,7 @@ class Timekeeper(ClockServiceServicer):
             return
         own = self._clock.activity()
         seen = {
-            "controller": Seen(own.in_flight + self.undecided(), own.computing > 0, own.wake_mission_s, None),
+            "controller": Seen(own.in_flight, own.computing > 0, own.busy + self.undecided(), own.wake_mission_s, None),
             **{name: seat.seen for name, seat in self._seats.items()},
         }
         wish = decide(list(seen.values()), self._latest, self._clock.now(), self._edges)

@@ -55,9 +55,8 @@ class Judge:
         if self._overruns:
             degraded.append(f"{self._overruns} computations took longer than their charge while bytes were in flight")
         if self._stalls:
-            degraded.append(
-                f"nodes woke up late {len(self._stalls)} times, by up to {max(self._stalls) * 1000:.0f} ms: the host stalled"
-            )
+            worst_ms = max(self._stalls) * 1000
+            degraded.append(f"the host stalled: nodes woke up late {len(self._stalls)} times, by {worst_ms:.0f} ms at most")
         if self._late:
             worst = max(self._late)
             (invalid if worst > MUCH_LATE_MS else degraded).append(

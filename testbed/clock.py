@@ -99,6 +99,10 @@ class Clock(ABC):
         """Declare bytes in flight: from the sender's declaration to the receiver's acknowledgement."""
         return nullcontext()
 
+    def busy(self) -> AbstractContextManager[None]:
+        """Declare a management call: nothing on a data link, but something is about to happen."""
+        return nullcontext()
+
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Wait for a declared message."""
         return await awaitable

@@ -33,12 +33,8 @@ class Activity:
     sequence: int
     in_flight: int
     computing: int
+    busy: int
     wake_mission_s: float | None
-
-    @property
-    def idle(self) -> bool:
-        """Blocked on a mission time or on a message."""
-        return self.in_flight == 0 and self.computing == 0
 
 
 class MissionClock(StartableClock):
@@ -51,6 +47,7 @@ class MissionClock(StartableClock):
         self._count = 0
         self._in_flight = 0
         self._computing = 0
+        self._busy = 0
         self._sequence = 0
         self.on_activity: Callable[[], None] = lambda: None
         self.on_overrun: Callable[[float, float], None] = lambda charge_s, late_s: None
@@ -75,7 +72,7 @@ class MissionClock(StartableClock):
     def activity(self) -> Activity:
         """What a vote is cast on."""
         return Activity(
-            self._sequence, self._in_flight, self._computing, self._waiters[0][0] if self._waiters else None
+            self._sequence, self._in_flight, self._computing, self._busy, self._waiters[0][0] if self._waiters else None
         )
 
     async def quiet(self) -> None:
@@ -130,6 +127,16 @@ class MissionClock(StartableClock):
             yield
         finally:
             self._in_flight -= 1
+            self._changed()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        self._busy += 1
+        self._changed()
+        try:
+            yield
+        finally:
+            self._busy -= 1
             self._changed()
 
     def _changed(self) -> None:

@@ -85,7 +85,7 @@ def bind(server: aio.Server, address: str, port: int, credentials: Credentials) 
 
 def peer_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     """Whose certificate the caller showed."""
-    names = context.auth_context().get("x509_common_name", [])
+    names = list(context.auth_context().get("x509_common_name", []))
     return names[0].decode() if names else ""
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from testbed.learning.ahead import AheadStore
 from testbed.learning.checkpoint import unpack_state
-from testbed.learning.encoder import load_encoder
 from testbed.learning.evaluate import Evaluator
+from testbed.learning.features import Backbone
 from testbed.learning.learners import AdapterLearner, Learner, State, make_learner
 from testbed.learning.model import Embedding
 from testbed.learning.placement import dataset, validation_indices
@@ -14,13 +17,13 @@ from testbed.scenario import Scenario
 class Appraiser:
     """Scores packed weights as the satellites report them."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, ahead: AheadStore | None = None) -> None:
         self._scenario = scenario
-        self._encoder = load_encoder(scenario.learning.model)
-        self.learner: Learner = make_learner(scenario, self._encoder)
+        self._backbone = Backbone(scenario.learning, ahead)
+        self.learner: Learner = make_learner(scenario, self._backbone)
         self.first = self.learner.pack()
         """The untrained weights."""
-        self._frozen = self._evaluator()
+        self._frozen = _evaluator(scenario, self._backbone)
 
     def validation_accuracy(self, packed: bytes) -> float:
         """Fraction of the held-out tenth that these weights label correctly."""
@@ -43,14 +46,21 @@ class Appraiser:
         if not isinstance(self.learner, AdapterLearner):
             return self._frozen
         self.learner.adapter.load(self.learner.state)
-        return self._evaluator()
+        return _evaluator(self._scenario, self._backbone)
 
-    def _evaluator(self) -> Evaluator:
-        scenario = self._scenario
-        return Evaluator(
-            dataset(scenario.learning.dataset),
-            validation_indices(scenario),
-            Embedding(scenario.seed),
-            self._encoder,
-            scenario.learning.codec,
-        )
+
+def appraisal_payloads(scenario: Scenario) -> Iterator[tuple[bytes, int]]:
+    """The cut tensors whose features appraising needs, encoded, and how many."""
+    evaluator = _evaluator(scenario, Backbone(scenario.learning))
+    for split in ("validation", "test"):
+        yield evaluator.payload(split)
+
+
+def _evaluator(scenario: Scenario, backbone: Backbone) -> Evaluator:
+    return Evaluator(
+        dataset(scenario.learning.dataset),
+        validation_indices(scenario),
+        Embedding(scenario.seed),
+        backbone,
+        scenario.learning.codec,
+    )

@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from testbed.errors import BugError
-from testbed.learning.codec import round_trip
-from testbed.learning.encoder import Encoder
+from testbed.learning.codec import decode, encode
+from testbed.learning.features import WIDTH, Backbone
 from testbed.learning.head import head_scores
 from testbed.learning.model import Embedding
-from testbed.learning.partition import micro_batches
 from testbed.learning.tasks import Dataset
-
-_MICRO_BATCH = 64
 
 
 class Evaluator:
@@ -32,11 +29,11 @@ class Evaluator:
         dataset: Dataset,
         validation_indices: npt.NDArray[np.int64],
         embedding: Embedding,
-        encoder: Encoder,
+        backbone: Backbone,
         codec: str,
     ) -> None:
         self._embedding = embedding
-        self._encoder = encoder
+        self._backbone = backbone
         self._codec = codec
         self._pixels = {"validation": dataset.train_x[validation_indices], "test": dataset.test_x}
         self._labels = {"validation": dataset.train_y[validation_indices], "test": dataset.test_y}
@@ -64,14 +61,18 @@ class Evaluator:
 
     def _accuracy(self, split: str, head_state: Mapping[str, Tensor]) -> float:
         if split not in self._features:
-            self._features[split] = self._encode(self._pixels[split])
+            self._features[split] = self._encode(split)
         with torch.no_grad():
             guesses = head_scores(head_state, self._features[split]).argmax(dim=1)
         labels = torch.from_numpy(self._labels[split].astype(np.int64))
         return int((guesses == labels).sum()) / len(labels)
 
-    def _encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+    def _encode(self, split: str) -> Tensor:
+        payload, count = self.payload(split)
+        return decode(self._backbone.encode(payload, count), (count, WIDTH), self._codec)
+
+    def payload(self, split: str) -> tuple[bytes, int]:
+        """A split's encoded cut tensors, and how many."""
+        pixels = torch.from_numpy(np.array(self._pixels[split]))
         with torch.no_grad():
-            cut = round_trip(self._embedding(torch.from_numpy(pixels)), self._codec)
-        parts = [self._encoder.features(cut[part]) for part in micro_batches(len(cut), _MICRO_BATCH)]
-        return round_trip(torch.cat(parts), self._codec)
+            return encode(self._embedding(pixels), self._codec), len(pixels)

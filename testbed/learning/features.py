@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from testbed.learning import codec, minilm
-from testbed.learning.encoder import Encoder
+from testbed.learning.ahead import AheadStore
+from testbed.learning.encoder import Encoder, load_encoder
 from testbed.learning.model import PIXELS
 from testbed.learning.partition import micro_batches
 from testbed.scenario import LearningSettings
@@ -14,14 +17,50 @@ TOKENS = PIXELS
 WIDTH = minilm.WIDTH
 
 
-def encode_features(encoder: Encoder, payload: bytes, count: int, learning: LearningSettings) -> bytes:
-    """Run the backbone on one origin's encoded cut tensors [count, 9, 384]; features [count, 384], encoded.
+class Backbone:
+    """The frozen backbone wherever it runs: the ground, a satellite, the appraiser.
 
-    Micro-batches are fixed by (origin, index), never by arrival: the same bits on the ground as on board (DESIGN,
-    decision 13).
+    With a store of features computed ahead the encoder is loaded only when something is not in it.
     """
-    if not count:
-        return b""
-    cut = codec.decode(payload, (count, TOKENS, WIDTH), learning.codec)
-    pieces = [encoder.features(cut[part]) for part in micro_batches(count, learning.micro_batch)]
-    return codec.encode(torch.cat(pieces), learning.codec)
+
+    def __init__(
+        self, learning: LearningSettings, ahead: AheadStore | None = None, encoder: Encoder | None = None
+    ) -> None:
+        self._learning = learning
+        self._ahead = ahead
+        self._encoder = encoder
+        self.hits = self.misses = 0
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder itself, loaded when first asked for."""
+        if self._encoder is None:
+            self._encoder = load_encoder(self._learning.model)
+        return self._encoder
+
+    def encode(self, payload: bytes, count: int) -> bytes:
+        """Encoded cut tensors [count, 9, 384] to encoded features [count, 384].
+
+        Micro-batches are fixed by (origin, index), never by arrival: the same bits on the ground as on board (DESIGN,
+        decision 13).
+        """
+        if not count:
+            return b""
+        known = self._ahead.get(payload, count, self._learning) if self._ahead is not None else None
+        self.hits += known is not None
+        self.misses += known is None
+        return known if known is not None else self._compute(payload, count)
+
+    def _compute(self, payload: bytes, count: int) -> bytes:
+        learning = self._learning
+        cut = codec.decode(payload, (count, TOKENS, WIDTH), learning.codec)
+        pieces = [self.encoder.features(cut[part]) for part in micro_batches(count, learning.micro_batch)]
+        return codec.encode(torch.cat(pieces), learning.codec)
+
+
+def open_backbone(learning: LearningSettings, ahead: Path | None) -> Backbone:
+    """The backbone, with the store at ``ahead`` where there is one; loaded now where there is none."""
+    backbone = Backbone(learning, AheadStore(ahead) if ahead is not None else None)
+    if ahead is None:
+        backbone.encoder.eval()
+    return backbone

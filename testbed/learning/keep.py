@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed.learning.checkpoint import save_head, unpack_state
-from testbed.learning.encoder import load_encoder
+from testbed.learning.features import Backbone
 from testbed.learning.learners import AdapterLearner, State, make_learner
 from testbed.scenario import Scenario
 
@@ -13,8 +13,7 @@ from testbed.scenario import Scenario
 def save_checkpoint(scenario: Scenario, packed: bytes, folder: Path) -> State:
     """Write ``head.safetensors``, and beside it the PEFT adapter where one was trained; returns the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    encoder = load_encoder(scenario.learning.model) if scenario.learning.mode == "u-shaped" else None
-    learner = make_learner(scenario, encoder)
+    learner = make_learner(scenario, Backbone(scenario.learning))
     state = unpack_state(packed, learner.state)
     if isinstance(learner, AdapterLearner):
         learner.adapter.load(state)

@@ -13,8 +13,7 @@ from testbed.errors import BugError
 from testbed.learning import codec
 from testbed.learning.aggregate import weighted_mean
 from testbed.learning.checkpoint import pack_state, unpack_state, weights_sha256
-from testbed.learning.encoder import Encoder
-from testbed.learning.features import TOKENS, WIDTH, encode_features
+from testbed.learning.features import TOKENS, WIDTH, Backbone
 from testbed.learning.head import train_head
 from testbed.learning.lora import Adapter, average_factors, train_adapter
 from testbed.learning.model import Head
@@ -74,15 +73,14 @@ class HeadLearner(Learner):
 
     tensor: ClassVar[str] = "head"
 
-    def __init__(self, scenario: Scenario, encoder: Encoder | None) -> None:
+    def __init__(self, scenario: Scenario, backbone: Backbone | None) -> None:
         super().__init__(scenario)
-        self._encoder = encoder
+        self._backbone = backbone
 
     def inputs(self, cut: bytes, count: int) -> Tensor:
-        if self._encoder is None:
-            raise BugError("this satellite has no encoder")
-        learning = self.scenario.learning
-        return codec.decode(encode_features(self._encoder, cut, count, learning), (count, WIDTH), learning.codec)
+        if self._backbone is None:
+            raise BugError("this satellite has no backbone")
+        return codec.decode(self._backbone.encode(cut, count), (count, WIDTH), self.scenario.learning.codec)
 
     def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
         return profile.charge_s("encode", count)
@@ -112,12 +110,12 @@ class AdapterLearner(Learner):
 
     tensor: ClassVar[str] = "adapter"
 
-    def __init__(self, scenario: Scenario, encoder: Encoder | None) -> None:
+    def __init__(self, scenario: Scenario, backbone: Backbone | None) -> None:
         super().__init__(scenario)
-        if encoder is None:
+        if backbone is None:
             raise BugError("an adapter needs the encoder it adapts")
         learning = scenario.learning
-        self.adapter = Adapter(encoder, rank=learning.lora_rank, alpha=learning.lora_alpha, seed=scenario.seed)
+        self.adapter = Adapter(backbone.encoder, rank=learning.lora_rank, alpha=learning.lora_alpha, seed=scenario.seed)
         self.state = {**self.adapter.state(), **self.state}
         self.deviation = 0.0
 
@@ -150,15 +148,15 @@ class AdapterLearner(Learner):
         self.state, self.deviation = average_factors(parts)
 
 
-_LEARNERS: dict[str, Callable[[Scenario, Encoder | None], Learner]] = {
+_LEARNERS: dict[str, Callable[[Scenario, Backbone | None], Learner]] = {
     "head": HeadLearner,
     "u-shaped": AdapterLearner,
 }
 
 
-def make_learner(scenario: Scenario, encoder: Encoder | None) -> Learner:
-    """The learner of the scenario's mode; ``encoder`` where it runs beside it."""
-    return _LEARNERS[scenario.learning.mode](scenario, encoder)
+def make_learner(scenario: Scenario, backbone: Backbone | None) -> Learner:
+    """The learner of the scenario's mode; ``backbone`` where it runs beside it."""
+    return _LEARNERS[scenario.learning.mode](scenario, backbone)
 
 
 def _classes(scenario: Scenario) -> int:

@@ -6,36 +6,47 @@ import torch
 from torch import Tensor
 
 from testbed.learning import codec
-from testbed.learning.encoder import load_encoder
-from testbed.learning.features import WIDTH
+from testbed.learning.features import WIDTH, Backbone
 from testbed.learning.learners import Learner, make_learner
 from testbed.learning.model import Embedding
 from testbed.learning.placement import dataset, round_indices
 from testbed.mission import MissionPlan
+from testbed.scenario import Scenario
+
+
+class CutMaker:
+    """The embedding over the training pixels: what a satellite makes in a round."""
+
+    def __init__(self, scenario: Scenario, satellites: tuple[str, ...]) -> None:
+        self._scenario = scenario
+        self._satellites = satellites
+        self._pixels = torch.tensor(dataset(scenario.learning.dataset).train_x)
+        self._embedding = Embedding(scenario.seed)
+
+    def rows(self, round: int, node: str) -> Tensor:
+        """The samples of a node in a round, as indices into the training data."""
+        return torch.from_numpy(round_indices(self._scenario, self._satellites, round)[node])
+
+    def make(self, round: int, node: str) -> bytes:
+        """A round's cut tensors [n, 9, 384] of a node, encoded for the wire."""
+        with torch.no_grad():
+            cut = self._embedding(self._pixels[self.rows(round, node)])
+        return codec.encode(cut, self._scenario.learning.codec)
 
 
 class Shard:
     """One satellite's samples, its embedding, and its learner (what it trains)."""
 
-    def __init__(self, plan: MissionPlan, node: str, *, with_encoder: bool) -> None:
+    def __init__(self, plan: MissionPlan, node: str, backbone: Backbone | None) -> None:
         self._plan = plan
         self._node = node
-        data = dataset(plan.scenario.learning.dataset)
-        self._pixels = torch.tensor(data.train_x)
-        self._labels = torch.tensor(data.train_y, dtype=torch.int64)
-        self._embedding = Embedding(plan.scenario.seed)
-        encoder = load_encoder(plan.scenario.learning.model) if with_encoder else None
-        self.learner: Learner = make_learner(plan.scenario, encoder)
-
-    def _indices(self, round: int) -> Tensor:
-        indices = round_indices(self._plan.scenario, self._plan.satellites, round)[self._node]
-        return torch.from_numpy(indices)
+        self._cuts = CutMaker(plan.scenario, plan.satellites)
+        self._labels = torch.tensor(dataset(plan.scenario.learning.dataset).train_y, dtype=torch.int64)
+        self.learner: Learner = make_learner(plan.scenario, backbone)
 
     def embed(self, round: int) -> bytes:
         """This round's cut tensors [n, 9, 384], encoded for the wire."""
-        with torch.no_grad():
-            cut = self._embedding(self._pixels[self._indices(round)])
-        return codec.encode(cut, self._plan.scenario.learning.codec)
+        return self._cuts.make(round, self._node)
 
     def features_from(self, payload: bytes) -> Tensor:
         """Features [n, 384] as they came over the wire."""
@@ -45,6 +56,6 @@ class Shard:
 
     def train(self, round: int, inputs: Tensor) -> float:
         """Train the learner on this round's samples; the mean loss, 0 where the round drew none of them."""
-        rows = self._indices(round)
+        rows = self._cuts.rows(round, self._node)
         seed = (self._plan.scenario.seed, round, self._node)
         return self.learner.train(inputs, self._labels[rows], seed) if len(rows) else 0.0

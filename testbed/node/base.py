@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from testbed.clock import Clock
@@ -83,6 +84,8 @@ class Node(ABC):
         self.clock = clock
         self.transport = transport
         self.control = control
+        self.ahead: Path | None = None
+        """Where features computed ahead are, on a rack whose nodes share a core."""
         self.mailbox = Mailbox()
         self.round = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,7 +172,7 @@ class Node(ABC):
 
     async def report(self, kind: str, blob: bytes = b"", **data: Any) -> None:
         """Tell the controller, and wait until it has heard."""
-        with self.clock.in_flight():
+        with self.clock.busy():
             await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
 
     @abstractmethod

@@ -12,19 +12,19 @@ from testbed.node.orders import Order
 from testbed.transfer.chunks import Chunk, ChunkId, split
 
 if TYPE_CHECKING:
-    from testbed.learning.encoder import Encoder
+    from testbed.learning.features import Backbone
 
 
 class GroundServer(Node):
     """The ground server, behind its backhaul links to the stations."""
 
-    encoder: Encoder
+    backbone: Backbone
 
     async def prepare(self) -> None:
         if self.strategy.encoder_on_ground:
-            from testbed.learning.encoder import load_encoder
+            from testbed.learning.features import open_backbone
 
-            self.encoder = load_encoder(self.plan.scenario.learning.model)
+            self.backbone = open_backbone(self.plan.scenario.learning, self.ahead)
 
     async def obey(self, order: Order) -> None:
         if order.kind == "begin_round":
@@ -36,13 +36,7 @@ class GroundServer(Node):
 
     def encode_all(self, embeddings: dict[str, bytes], counts: dict[str, int]) -> dict[str, bytes]:
         """The backbone on everybody's cut tensors, origin by origin in fixed micro-batches; encoded features."""
-        from testbed.learning.features import encode_features
-
-        learning = self.plan.scenario.learning
-        return {
-            origin: encode_features(self.encoder, payload, counts[origin], learning)
-            for origin, payload in embeddings.items()
-        }
+        return {origin: self.backbone.encode(payload, counts[origin]) for origin, payload in embeddings.items()}
 
     def offer(self, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """Cut a result into chunks and keep them until the flow plan says where they go."""

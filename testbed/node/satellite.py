@@ -28,9 +28,11 @@ class Satellite(Node):
         return self.plan.ring_of(self.name)
 
     async def prepare(self) -> None:
+        from testbed.learning.features import open_backbone
         from testbed.learning.shard import Shard
 
-        self.shard = Shard(self.plan, self.name, with_encoder=self.strategy.encoder_on_board)
+        backbone = open_backbone(self.plan.scenario.learning, self.ahead) if self.strategy.encoder_on_board else None
+        self.shard = Shard(self.plan, self.name, backbone)
 
     async def obey(self, order: Order) -> None:
         if order.kind == "begin_round":

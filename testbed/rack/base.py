@@ -32,6 +32,8 @@ class Job:
     strategy: str
     scheduler: str
     mission: str
+    ahead: Path | None = None
+    """Where features computed ahead are found, on a rack whose nodes share a core."""
 
 
 class Fleet(ABC):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +23,7 @@ from testbed.errors import RunError
 from testbed.rack.base import Job, Rack, Record
 from testbed.rack.kernel import GuestKernel, find_guest_kernel, probe_native
 from testbed.rack.uml import run_in_guest
+from testbed.scenario import Scenario
 
 MEMORY_MB = 4096
 """Thirteen nodes sharing one warmed torch took 1.9 GB after three rounds (measured); filled lazily."""
@@ -55,26 +58,62 @@ class LocalRack(Rack):
             "mission": job.mission,
             "clock": "kernel" if self.time_travel else "real",
             "kernel": self.kernel,
+            "ahead": str(folder / AHEAD) if _helps(job.plan.scenario) else "",
         }
         (folder / "job.json").write_text(json.dumps(settings))
         listener = _Listener(record)
         command = [*self._inside, str(folder / "job.json")]
         log = folder / "rack.log"
-        if self._guest is not None:
-            code = run_in_guest(
-                self._guest,
-                command,
-                cwd=Path.cwd(),
-                env=dict(os.environ),
-                binds=[folder, Path.cwd()],
-                memory_mb=MEMORY_MB,
-                on_line=listener.line,
-                log_path=log,
-                stop=self._stop,
-            )
-        else:
-            code = _run_natively(command, listener, log, self._stop)
+        with _computing_ahead(folder, settings["ahead"], log):
+            code = self._run_inside(command, folder, listener, log)
         return listener.result(code, log)
+
+    def _run_inside(self, command: Sequence[str], folder: Path, listener: _Listener, log: Path) -> int:
+        if self._guest is None:
+            return _run_natively(command, listener, log, self._stop)
+        return run_in_guest(
+            self._guest,
+            command,
+            cwd=Path.cwd(),
+            env=dict(os.environ),
+            binds=[folder, Path.cwd(), Path(sys.prefix), Path(__file__).resolve().parents[2]],
+            memory_mb=MEMORY_MB,
+            on_line=listener.line,
+            log_path=log,
+            stop=self._stop,
+        )
+
+
+AHEAD = "ahead"
+
+
+def _helps(scenario: Scenario) -> bool:
+    """Whether computing features ahead helps: they are of a frozen backbone, and there is a core besides the rack's."""
+    return scenario.learning.mode == "head" and (os.cpu_count() or 1) > 1
+
+
+@contextmanager
+def _computing_ahead(folder: Path, store: str, log: Path) -> Iterator[None]:
+    """A process on another core that fills the store for as long as the rack runs; the store goes with it."""
+    if not store:
+        yield
+        return
+    Path(store).mkdir()
+    command = [sys.executable, "-m", "testbed.learning.ahead", str(folder / "plan.json"), store]
+    with log.open("ab") as errors_to:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=errors_to,
+            stderr=errors_to,
+            env={**os.environ, **NATIVE_ENVIRONMENT},
+        )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(store, ignore_errors=True)
 
 
 def _has_time_travel() -> bool:

@@ -49,10 +49,9 @@ class Collaborative(Strategy):
         plan = desk.plan
         flow = self.uplink(plan, desk.scheduler, round, desk.now(), run=desk.run)
         desk.journal("flow_plan", round=round, direction="up", assignments=[a.__dict__ for a in flow.assignments])
-        for node in (plan.ground, *plan.stations):
-            await desk.order(node, Order("begin_round", round))
-        for satellite in plan.satellites:
-            await desk.order(satellite, Order("begin_round", round, flow.via(satellite)))
+        listeners = (plan.ground, *plan.stations)
+        await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in listeners))
+        await asyncio.gather(*(desk.order(s, Order("begin_round", round, flow.via(s))) for s in plan.satellites))
         done: list[Report] = []
         while len(done) < len(plan.satellites):
             report = await desk.next_report()

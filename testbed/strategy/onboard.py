@@ -4,6 +4,7 @@ LoRA on the whole encoder, adapters averaged."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import BugError
@@ -27,8 +28,7 @@ class Onboard(Strategy):
     encoder_on_ground: ClassVar[bool] = False
 
     async def coordinate(self, desk: Desk, round: int) -> list[Report]:
-        for node in desk.plan.nodes:
-            await desk.order(node, Order("begin_round", round))
+        await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in desk.plan.nodes))
         done: list[Report] = []
         while len(done) < len(desk.plan.satellites):
             report = await desk.next_report()

@@ -71,7 +71,7 @@ class FluidTransport(Transport):
     async def _serialise(self, peer: str, size: int, closes_s: float) -> tuple[int, float]:
         """Sleep until ``size`` bytes are on the link or it closes; returns (bytes that arrive, last arrival time)."""
         clock = self._network.clock
-        sent = 0.0
+        sent = arriving = 0.0
         now_s = clock.now()
         starts = [state.start_s for state in self._plan.links[peer]]
         while True:
@@ -80,12 +80,13 @@ class FluidTransport(Transport):
             segment_end_s = min([start for start in starts if start > now_s] + [closes_s])
             done_s = now_s + (size - sent) / goodput
             delay_s = state.delay_ms / 1000
-            if done_s + delay_s <= closes_s and done_s <= segment_end_s:
+            if done_s <= segment_end_s and done_s + delay_s <= closes_s:
                 await clock.sleep_until(done_s)
                 return size, done_s + delay_s
-            if segment_end_s >= closes_s:
-                usable_s = max(0.0, closes_s - delay_s - now_s)
+            # What leaves later than a delay before the close does not arrive, whichever state it left under.
+            arriving += max(0.0, min(segment_end_s, done_s, closes_s - delay_s) - now_s) * goodput
+            if segment_end_s >= closes_s or done_s <= segment_end_s:
                 await clock.sleep_until(closes_s)
-                return min(int(sent + usable_s * goodput), max(size - 1, 0)), closes_s
+                return min(int(arriving), max(size - 1, 0)), closes_s
             sent += (segment_end_s - now_s) * goodput
             now_s = segment_end_s

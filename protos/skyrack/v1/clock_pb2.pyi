@@ -59,6 +59,7 @@ class NodeActivity(_message.Message):
     COMPUTING_FIELD_NUMBER: _builtins.int
     WAKE_MISSION_S_FIELD_NUMBER: _builtins.int
     VOTE_EPOCH_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node."""
     sequence: _builtins.int
@@ -73,6 +74,8 @@ class NodeActivity(_message.Message):
     """The mission time the node waits for; absent where it waits for a message alone."""
     vote_epoch: _builtins.int
     """The prepared epoch that the node agrees to; absent where it agrees to none."""
+    busy: _builtins.int
+    """Management calls under way: nothing on a data link, but something is about to happen."""
     def __init__(
         self,
         *,
@@ -83,10 +86,11 @@ class NodeActivity(_message.Message):
         computing: _builtins.bool = ...,
         wake_mission_s: _builtins.float | None = ...,
         vote_epoch: _builtins.int | None = ...,
+        busy: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch", "_wake_mission_s", b"_wake_mission_s", "vote_epoch", b"vote_epoch", "wake_mission_s", b"wake_mission_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch", "_wake_mission_s", b"_wake_mission_s", "computing", b"computing", "epoch", b"epoch", "in_flight", b"in_flight", "node", b"node", "sequence", b"sequence", "vote_epoch", b"vote_epoch", "wake_mission_s", b"wake_mission_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch", "_wake_mission_s", b"_wake_mission_s", "busy", b"busy", "computing", b"computing", "epoch", b"epoch", "in_flight", b"in_flight", "node", b"node", "sequence", b"sequence", "vote_epoch", b"vote_epoch", "wake_mission_s", b"wake_mission_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__vote_epoch: _TypeAlias = _typing.Literal["vote_epoch"]  # noqa: Y015
     _WhichOneofArgType__vote_epoch: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch"]  # noqa: Y015

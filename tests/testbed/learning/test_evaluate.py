@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 
 from testbed.errors import BugError
-from testbed.learning.encoder import load_encoder
+from testbed.learning.encoder import Encoder, load_encoder
 from testbed.learning.evaluate import Evaluator
+from testbed.learning.features import Backbone
 from testbed.learning.model import Embedding, Head
 from testbed.learning.tasks import Dataset, load_dataset
+from testbed.scenario import load_scenario
 
 
 def _small() -> Dataset:
@@ -18,6 +22,11 @@ def _small() -> Dataset:
     return Dataset(
         "small", whole.train_x[:90], whole.train_y[:90], whole.test_x[:70], whole.test_y[:70], whole.classes, 36
     )
+
+
+def _backbone(encoder: Encoder, codec: Literal["bf16", "fp32"]) -> Backbone:
+    learning = load_scenario("demo").learning.model_copy(update={"codec": codec})
+    return Backbone(learning, encoder=encoder)
 
 
 def _constant_head(label: int) -> dict[str, torch.Tensor]:
@@ -28,7 +37,7 @@ def _constant_head(label: int) -> dict[str, torch.Tensor]:
 
 def test_a_head_that_always_says_one_class_scores_its_share() -> None:
     data, validation = _small(), np.arange(3, 40)
-    evaluator = Evaluator(data, validation, Embedding(1), load_encoder("minilm", layers=1), "bf16")
+    evaluator = Evaluator(data, validation, Embedding(1), _backbone(load_encoder("minilm", layers=1), "bf16"), "bf16")
     for label in range(6):
         share = float(np.mean(data.train_y[validation] == label))
         assert evaluator.validation_accuracy(_constant_head(label)) == pytest.approx(share)
@@ -40,13 +49,13 @@ def test_the_encoder_runs_once_per_split() -> None:
     encoder = load_encoder("minilm", layers=1)
     calls: list[int] = []
     encoder.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
-    evaluator = Evaluator(_small(), np.arange(90), Embedding(1), encoder, "fp32")
+    evaluator = Evaluator(_small(), np.arange(90), Embedding(1), _backbone(encoder, "fp32"), "fp32")
     first, second = (evaluator.validation_accuracy(Head(6, seed).state_dict()) for seed in (1, 2))
     assert sum(calls) == 90 and first != second
 
 
 def test_the_test_split_is_read_once() -> None:
-    evaluator = Evaluator(_small(), np.arange(5), Embedding(1), load_encoder("minilm", layers=1), "bf16")
+    evaluator = Evaluator(_small(), np.arange(5), Embedding(1), _backbone(load_encoder("minilm", layers=1), "bf16"), "bf16")
     head = Head(6, 1).state_dict()
     baseline = evaluator.baseline_test_accuracy(head)
     with pytest.raises(BugError, match="untrained"):
