@@ -1,7 +1,7 @@
 """The timekeeper: decides when the mission clock skips and holds (DESIGN, decision 7), by two-phase agreement.
 
 Skip when nobody has bytes in flight or computes, to the earliest mission time anybody waits for or any link changes.
-Hold while somebody computes and nothing is in flight. Otherwise run. The decision itself is pure (:func:`decide`).
+Hold, at once, while somebody computes and nothing is in flight. Otherwise run. :func:`decide` is pure.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def decide(nodes: Sequence[Seen], commit: ClockCommit, now_s: float, edges: Sequ
     if flying:
         return None
     if computing:
-        return Wish(now_s, running=False, votes=True)
+        # Not asked for: a vote takes longer than most charges. Whoever begins to send meanwhile ends the hold at once.
+        return Wish(now_s, running=False, votes=False)
     if busy:
         return None
     following = bisect.bisect_right(edges, now_s + LEAST_SKIP_S)

@@ -89,6 +89,9 @@ class SimulatedRack(Rack):
         self._recorder = recorder
 
     def run(self, job: Job, record: Record) -> dict[str, Any]:
+        from testbed.learning.runtime import make_deterministic
+
+        make_deterministic()  # the bits must be those of the other racks, whatever this process did before
         loop = VirtualTimeLoop()
         try:
             return loop.run_until_complete(self._fly(job, record))

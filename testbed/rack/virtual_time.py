@@ -42,7 +42,8 @@ class _JumpingSelector(selectors.BaseSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Starts at 0; runs callbacks in the order of their times, and of their making where times are equal."""
+    """Starts at 0; runs callbacks in the order of their times. Where times are equal the order is asyncio's heap's: it
+    depends on the program alone and is the same every time."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
