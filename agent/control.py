@@ -54,9 +54,13 @@ class ReportingControl:
             if events:
                 await rpc.call("controller", self._stub.Report, ReportRequest(events=events))
 
+    async def settle(self) -> None:
+        """Hand over what was noted; returns when the controller has it."""
+        await self._send([])
+
     async def close(self) -> None:
         """Send what is left and hang up."""
         if self._flusher is not None:
             self._flusher.cancel()
-        await self._send([])
+        await self.settle()
         await self._channel.close()

@@ -81,6 +81,10 @@ class AgentServicer(AgentServiceServicer):
         node.spawn(node.obey(order_from_request(request)))
         return pb.ObeyResponse()
 
+    async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:  # noqa: N802
+        await self._control.settle()
+        return pb.SettleResponse()
+
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:  # noqa: N802
         sent, received = (now - then for now, then in zip(data_counters(), self._counted, strict=True))
         if self._node is not None:

@@ -8,7 +8,13 @@ from typing import Any
 
 from controller.keeping import Keeper
 from controller.links import LinkPlayer
-from protos.skyrack.v1.agent_pb2 import ConfigureRequest, PrepareRequest, ShutdownRequest, StartRequest
+from protos.skyrack.v1.agent_pb2 import (
+    ConfigureRequest,
+    PrepareRequest,
+    SettleRequest,
+    ShutdownRequest,
+    StartRequest,
+)
 from protos.skyrack.v1.agent_pb2_grpc import AgentServiceStub
 from protos.skyrack.v1.controller_pb2 import ReportRequest, ReportResponse
 from protos.skyrack.v1.controller_pb2_grpc import (
@@ -101,6 +107,9 @@ class ProcessFleet(Fleet):
     async def order(self, node: str, order: Order) -> None:
         with self.clock.busy():
             await rpc.call(node, self._agents[node].Obey, request_of(order))
+
+    async def settle(self) -> None:
+        await self._all("Settle", SettleRequest())
 
     async def stop(self) -> None:
         if self._stopped:

@@ -64,7 +64,9 @@ class RunView:
             self._done, self._accuracy = event["round"], event["validation_accuracy"]
             return self._round_line(event)
         elif kind == "replan":
-            return f"round {event['round']}: {len(event['chunks'])} chunks missed {event['missed']} and are planned anew"
+            return (
+                f"round {event['round']}: {len(event['chunks'])} chunks missed {event['missed']} and are planned anew"
+            )
         return None
 
     def _round_line(self, event: Mapping[str, Any]) -> str:

@@ -91,6 +91,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
             }
         )
         desk.journal("round_finished", **rounds[-1])
+    await fleet.settle()
     mission_s = rounds[-1]["end_s"]
     before, after = appraiser.test_accuracy(weights)
     judge.weigh_host(fleet.facts())

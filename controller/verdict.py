@@ -56,7 +56,9 @@ class Judge:
             degraded.append(f"{self._overruns} computations took longer than their charge while bytes were in flight")
         if self._stalls:
             worst_ms = max(self._stalls) * 1000
-            degraded.append(f"the host stalled: nodes woke up late {len(self._stalls)} times, by {worst_ms:.0f} ms at most")
+            degraded.append(
+                f"the host stalled: nodes woke up late {len(self._stalls)} times, by {worst_ms:.0f} ms at most"
+            )
         if self._late:
             worst = max(self._late)
             (invalid if worst > MUCH_LATE_MS else degraded).append(

@@ -59,6 +59,10 @@ class Fleet(ABC):
         """Send one node an order; returns when the node has taken it."""
 
     @abstractmethod
+    async def settle(self) -> None:
+        """Return once everything that nodes have noted so far has been observed."""
+
+    @abstractmethod
     async def stop(self) -> None:
         """Tear down; safe to call twice."""
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testbed.errors import KernelError, SkyrackError
+from testbed.errors import ExitCode, KernelError, SkyrackError
 from testbed.rack.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -238,17 +239,36 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """``python -m testbed.rack.kernel build``: the path of the kernel on standard output."""
-    if list(arguments) != ["build"]:
-        sys.stderr.write("usage: python -m testbed.rack.kernel build\n")
-        return 2
+    """``python -m testbed.rack.kernel build | check``.
+
+    ``build`` prints the path of the kernel it built, or found built; ``check`` says in one line of JSON whether the
+    local rack has a kernel to run on and ends with 0 if so, else with the exit code of an unfit rack.
+    """
+    commands = {"build": _build, "check": _check}
+    if len(arguments) != 1 or arguments[0] not in commands:
+        sys.stderr.write("usage: python -m testbed.rack.kernel build | check\n")
+        return int(ExitCode.SCENARIO)
     try:
-        path = build()
+        return commands[arguments[0]]()
     except SkyrackError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)
-    sys.stdout.write(f"{path}\n")
+
+
+def _build() -> int:
+    sys.stdout.write(f"{build()}\n")
     return 0
+
+
+def _check() -> int:
+    facts = probe_native()
+    native, guest, why = facts.netem and facts.root, True, ""
+    try:
+        find_guest_kernel("real")  # the stock one: a time-travel kernel is an addition, not a replacement
+    except KernelError as error:
+        guest, why = False, str(error)
+    sys.stdout.write(json.dumps({"native": native, "guest": guest, "why": why}) + "\n")
+    return 0 if native or guest else int(ExitCode.RACK)
 
 
 if __name__ == "__main__":

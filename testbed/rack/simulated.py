@@ -72,6 +72,9 @@ class SimulatedFleet(Fleet):
     async def order(self, node: str, order: Order) -> None:
         self.nodes[node].spawn(self.nodes[node].obey(order))
 
+    async def settle(self) -> None:
+        """In one process a note is observed as it is made."""
+
     async def stop(self) -> None:
         for node in self.nodes.values():
             await node.stop()

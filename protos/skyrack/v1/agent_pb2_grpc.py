@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AgentServiceStub(object):
-    """One node of a run. Configure, Prepare, Start, any number of Obey, Shutdown, in this order.
+    """One node of a run. Configure, Prepare, Start, any number of Obey, Settle, Shutdown, in this order.
     """
 
     def __init__(self, channel):
@@ -55,6 +55,11 @@ class AgentServiceStub(object):
                 request_serializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.ObeyRequest.SerializeToString,
                 response_deserializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.ObeyResponse.FromString,
                 _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/protos.skyrack.v1.AgentService/Settle',
+                request_serializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.SettleRequest.SerializeToString,
+                response_deserializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.SettleResponse.FromString,
+                _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/protos.skyrack.v1.AgentService/Shutdown',
                 request_serializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.ShutdownRequest.SerializeToString,
@@ -63,7 +68,7 @@ class AgentServiceStub(object):
 
 
 class AgentServiceServicer(object):
-    """One node of a run. Configure, Prepare, Start, any number of Obey, Shutdown, in this order.
+    """One node of a run. Configure, Prepare, Start, any number of Obey, Settle, Shutdown, in this order.
     """
 
     def Configure(self, request, context):
@@ -89,6 +94,13 @@ class AgentServiceServicer(object):
 
     def Obey(self, request, context):
         """Order a step of the experiment. Returns when the order is taken, not when it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Hand over every event noted so far. Returns when the controller has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +136,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.ObeyRequest.FromString,
                     response_serializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.ObeyResponse.SerializeToString,
             ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.SettleRequest.FromString,
+                    response_serializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.SettleResponse.SerializeToString,
+            ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
                     request_deserializer=protos_dot_skyrack_dot_v1_dot_agent__pb2.ShutdownRequest.FromString,
@@ -138,7 +155,7 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService(object):
-    """One node of a run. Configure, Prepare, Start, any number of Obey, Shutdown, in this order.
+    """One node of a run. Configure, Prepare, Start, any number of Obey, Settle, Shutdown, in this order.
     """
 
     @staticmethod
@@ -239,6 +256,33 @@ class AgentService(object):
             '/protos.skyrack.v1.AgentService/Obey',
             protos_dot_skyrack_dot_v1_dot_agent__pb2.ObeyRequest.SerializeToString,
             protos_dot_skyrack_dot_v1_dot_agent__pb2.ObeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protos.skyrack.v1.AgentService/Settle',
+            protos_dot_skyrack_dot_v1_dot_agent__pb2.SettleRequest.SerializeToString,
+            protos_dot_skyrack_dot_v1_dot_agent__pb2.SettleResponse.FromString,
             options,
             channel_credentials,
             insecure,

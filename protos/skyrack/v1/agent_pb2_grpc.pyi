@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentServiceStub:
-    """One node of a run. Configure, Prepare, Start, any number of Obey, Shutdown, in this order."""
+    """One node of a run. Configure, Prepare, Start, any number of Obey, Settle, Shutdown, in this order."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,12 +41,14 @@ class AgentServiceStub:
     """Fix the instant of mission time zero."""
     Obey: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ObeyRequest, _agent_pb2.ObeyResponse]
     """Order a step of the experiment. Returns when the order is taken, not when it is done."""
+    Settle: _grpc.UnaryUnaryMultiCallable[_agent_pb2.SettleRequest, _agent_pb2.SettleResponse]
+    """Hand over every event noted so far. Returns when the controller has them."""
     Shutdown: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownResponse]
     """End the process."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """One node of a run. Configure, Prepare, Start, any number of Obey, Shutdown, in this order."""
+    """One node of a run. Configure, Prepare, Start, any number of Obey, Settle, Shutdown, in this order."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Configure: _aio.UnaryUnaryMultiCallable[_agent_pb2.ConfigureRequest, _agent_pb2.ConfigureResponse]  # type: ignore[assignment]
@@ -57,11 +59,13 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Fix the instant of mission time zero."""
     Obey: _aio.UnaryUnaryMultiCallable[_agent_pb2.ObeyRequest, _agent_pb2.ObeyResponse]  # type: ignore[assignment]
     """Order a step of the experiment. Returns when the order is taken, not when it is done."""
+    Settle: _aio.UnaryUnaryMultiCallable[_agent_pb2.SettleRequest, _agent_pb2.SettleResponse]  # type: ignore[assignment]
+    """Hand over every event noted so far. Returns when the controller has them."""
     Shutdown: _aio.UnaryUnaryMultiCallable[_agent_pb2.ShutdownRequest, _agent_pb2.ShutdownResponse]  # type: ignore[assignment]
     """End the process."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One node of a run. Configure, Prepare, Start, any number of Obey, Shutdown, in this order."""
+    """One node of a run. Configure, Prepare, Start, any number of Obey, Settle, Shutdown, in this order."""
 
     @_abc_1.abstractmethod
     def Configure(
@@ -94,6 +98,14 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ObeyResponse, _abc.Awaitable[_agent_pb2.ObeyResponse]]:
         """Order a step of the experiment. Returns when the order is taken, not when it is done."""
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _agent_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.SettleResponse, _abc.Awaitable[_agent_pb2.SettleResponse]]:
+        """Hand over every event noted so far. Returns when the controller has them."""
 
     @_abc_1.abstractmethod
     def Shutdown(
