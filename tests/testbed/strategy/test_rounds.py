@@ -151,28 +151,31 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
 # -- contacts that are missed ----------------------------------------------------------------------------------------
 
 
-def _shut(plan: MissionPlan, satellite: str, station: str, from_s: float, until_s: float) -> MissionPlan:
-    """The same mission plan with one link down, both ways, for a while that nobody planned for."""
-
-    def without(states: tuple[LinkState, ...]) -> tuple[LinkState, ...]:
-        changed: list[LinkState] = []
-        for state, following in [*pairwise(states), (states[-1], None)]:
-            end_s = following.start_s if following else float("inf")
-            if end_s <= from_s or state.start_s >= until_s:
-                changed.append(state)
-                continue
-            if state.start_s < from_s:
-                changed.append(state)
-            changed.append(replace(state, start_s=max(state.start_s, from_s), rate_bps=0.0))
-            if end_s > until_s:
-                changed.append(replace(state, start_s=until_s))
-        return tuple(changed)
-
+def _shorten(plan: MissionPlan, sender: str, receiver: str, end_s: float) -> MissionPlan:
+    """The same mission plan with a contact that ends at ``end_s``, as everybody knows, and whose link from ``sender``
+    to ``receiver`` has an eighth of its rate, as nobody knows: what was planned cannot be through."""
+    ends = {sender, receiver}
+    contacts, was_s = [], 0.0
+    for contact in plan.contacts:
+        if {contact.satellite, contact.station} == ends and contact.start_s < end_s < contact.end_s:
+            was_s = contact.end_s
+            contact = replace(contact, end_s=end_s)
+        contacts.append(contact)
+    assert was_s > end_s
     links = dict(plan.link_plans)
-    for node, peer in ((satellite, station), (station, satellite)):
-        old = links[node]
-        links[node] = LinkPlan(node, {p: without(s) if p == peer else s for p, s in old.links.items()})
-    return replace(plan, link_plans=links)
+    for node, peer in ((sender, receiver), (receiver, sender)):
+        slower = 8 if node == sender else 1
+        states: list[LinkState] = []
+        for state in links[node].links[peer]:
+            if state.start_s >= was_s:
+                states.append(state)
+            elif state.start_s < end_s:
+                states.append(replace(state, rate_bps=state.rate_bps / slower))
+        last = states[[state.start_s < end_s for state in states].index(False) - 1]
+        states.append(replace(last, start_s=end_s, rate_bps=0.0))
+        states.sort(key=lambda state: state.start_s)
+        links[node] = LinkPlan(node, {**links[node].links, peer: tuple(states)})
+    return replace(plan, contacts=tuple(contacts), link_plans=links)
 
 
 def _kinds(result: dict[str, Any]) -> Counter[str]:
@@ -184,15 +187,12 @@ def test_the_undisturbed_run_replans_nothing(collaborative: dict[str, Any]) -> N
     assert _kinds(collaborative)["cut"] == 0
 
 
-@pytest.mark.parametrize(
-    ("from_s", "tensor"),
-    [(0.2, "embedding"), (0.5, "embedding"), (0.85, "feature")],
-    ids=["an early uplink", "a late uplink", "a downlink"],
-)
-def test_a_contact_that_ends_unplanned_changes_when_and_never_what(
-    simulate: Simulate, collaborative: dict[str, Any], from_s: float, tensor: str
+@pytest.mark.parametrize("tensor", ["embedding", "feature"])
+@pytest.mark.parametrize("share", [0.4, 0.8])
+def test_a_contact_that_is_missed_changes_when_and_never_what(
+    simulate: Simulate, collaborative: dict[str, Any], tensor: str, share: float
 ) -> None:
-    """``from_s`` is a share of the phase in which the tensor moves, in the undisturbed run."""
+    """``share`` of the time in which the tensor moves over one link, in the undisturbed run, is left of its contact."""
     moved = [
         event
         for event in collaborative["events"]
@@ -200,21 +200,18 @@ def test_a_contact_that_ends_unplanned_changes_when_and_never_what(
         and event["tensor"] == tensor
         and event["round"] == 1
         and event["sender"].startswith("sat") != event["receiver"].startswith("sat")
+        and "ground" not in (event["sender"], event["receiver"])
     ]
-    begin_s, end_s = min(e["start_s"] for e in moved), max(e["end_s"] for e in moved)
-    cut_s = begin_s + from_s * (end_s - begin_s)
-    hit = next(e for e in sorted(moved, key=lambda e: e["end_s"]) if e["end_s"] > cut_s)
-    ends = {hit["sender"], hit["receiver"]}
-    satellite = next(name for name in ends if name.startswith("sat"))
-    (station,) = ends - {satellite}
-    disturbed = simulate(
-        "collaborative", change=lambda plan: _shut(plan, satellite, station, cut_s, cut_s + 20_000.0)
-    )
+    sender, receiver = moved[0]["sender"], moved[0]["receiver"]
+    over = [event for event in moved if (event["sender"], event["receiver"]) == (sender, receiver)]
+    begin_s, end_s = min(e["start_s"] for e in over), max(e["end_s"] for e in over)
+    cut_s = begin_s + share * (end_s - begin_s)
+    disturbed = simulate("collaborative", change=lambda plan: _shorten(plan, sender, receiver, cut_s))
     kinds = _kinds(disturbed)
-    assert kinds["cut"] >= 1
     assert kinds["replan"] >= 1
     assert _digests(disturbed) == _digests(collaborative)
     assert disturbed["weights"] == collaborative["weights"]
     assert disturbed["mission_time_s"] > collaborative["mission_time_s"]
-    # What had arrived was not sent again: every byte is counted where it moved.
+    # A chunk that was cut may go on from its byte or, over another station, anew; never is a byte forgotten.
     assert disturbed["bytes"]["up"] >= collaborative["bytes"]["up"]
+    assert disturbed["bytes"]["down"] >= collaborative["bytes"]["down"]
