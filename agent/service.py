@@ -52,6 +52,7 @@ class AgentServicer(AgentServiceServicer):
                 transport=transport,
                 control=self._control,
             )
+            self._node.release = spool.forget
             self._node.ahead = Path(seat.ahead) if seat.ahead else None
             self._data = rpc.data_server()
             self._data.add_generic_rpc_handlers((ExchangeServer(seat.node, spool).handler(),))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from controller.journal import Journal
 from controller.rundir import METRICS, RunDirectory
 from testbed import manifest, registry
-from testbed.errors import ScenarioError, SkyrackError
+from testbed.errors import BugError, ScenarioError, SkyrackError
 from testbed.metrics import Metrics
 from testbed.mission import MissionPlan
 from testbed.rack.base import Job, Rack
@@ -34,7 +34,7 @@ class Choice:
 
 
 def choose_rack(choice: Choice, stop: threading.Event | None = None) -> Rack:
-    """The rack by name; ``auto`` is the local one wherever its kernel can run, else the simulated one."""
+    """The rack by name; ``auto`` is the local one on x86-64 Linux, which has a guest kernel, else the simulated one."""
     name = choice.rack
     if name == "auto":
         name = "local" if sys.platform == "linux" and platform.machine() == "x86_64" else "simulated"
@@ -108,7 +108,7 @@ def _keep(
     packed = base64.b64decode(weights) if isinstance(weights, str) else weights
     state = save_checkpoint(scenario, packed, directory.path / "checkpoint")
     if weights_sha256(state) != outcome["weights_sha256"]:
-        raise SkyrackError("the kept weights are not those that the satellites reported")
+        raise BugError("the kept weights are not those that the satellites reported")
     facts = outcome.pop("facts")
     certificate = directory.read_json("certificate.json")
     directory.write_json("manifest.json", manifest.collect(scenario, facts=facts, run=directory.run_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from testbed import registry
+from testbed.errors import ScenarioError
 from testbed.link.capacity import check_capacity, concurrent_rate_bps
 from testbed.link.compile import compile_link_plans
 from testbed.mission import MissionPlan
@@ -21,6 +22,13 @@ def make_plan(scenario: Scenario, strategy: str = "collaborative", scheduler: st
     chosen.check(scenario)
     constellation = parse_constellation(scenario.constellation)
     propagator = Propagator(constellation, scenario.epoch)
+    if len(constellation.planes) > 1:
+        raise ScenarioError(
+            "heads are averaged inside one plane so far",
+            field="constellation",
+            found=f"{scenario.constellation}: {len(constellation.planes)} planes",
+            allowed="a constellation of one plane, such as D:705:98.2:8/1/0",
+        )
     edges = ring_edges(constellation)
     check_line_of_sight(propagator, edges, duration_s=scenario.duration_s, min_altitude_km=scenario.isl.min_altitude_km)
     contacts = find_contacts(constellation, scenario.stations, scenario.epoch, scenario.duration_s)

@@ -28,6 +28,8 @@ class Judge:
         """Take an event into account: overruns of charges, lateness of link changes, links lost by surprise."""
         if event["kind"] == "overrun":
             self._overruns += 1
+        elif event["kind"] == "slow_probe":
+            self._degraded.append(f"{event['sender']} -> {event['receiver']} was probed slow: {event['why']}")
         elif event["kind"] == "stall":
             self._stalls.append(event["late_s"])
         elif event["kind"] == "link_change" and event["lateness_ms"] > LATE_MS:

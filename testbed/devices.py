@@ -67,14 +67,14 @@ PROFILES: dict[str, DeviceProfile] = {
     profile.name: profile
     for profile in (
         # 1024 CUDA cores at 625 MHz (datasheet of the Orin Nano 8 GB) are 1.28 TFLOP/s in fp32; 0.4 of that is assumed
-        # to be sustained. A step of the head is all launch overhead.
+        # to be sustained. A step of the head is all launch overhead; a call is the interpreter, copies, cold clocks.
         _assumed(
             "jetson-orin-nano-assumed",
             "an NVIDIA Jetson Orin Nano 8 GB",
             0.5e12,
             embed_s=5e-5,
             head_s=3e-3,
-            call_s=1e-2,
+            call_s=5e-2,
         ),
         _assumed("ground-gpu-assumed", "one data-centre GPU", 10e12, embed_s=5e-6, head_s=1e-3, call_s=1e-3),
     )

@@ -20,7 +20,7 @@ def _find(group: str, name: str) -> Any:
     found = {point.name: point for point in entry_points(group=f"skyrack.{group}")}
     if name not in found:
         raise ScenarioError(
-            f"no such {group.removesuffix('s')}",
+            f"no such name among the {group}",
             where="flags",
             field=group,
             found=name,

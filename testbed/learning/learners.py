@@ -10,7 +10,6 @@ from torch import Tensor
 
 from testbed.devices import DeviceProfile
 from testbed.errors import BugError
-from testbed.learning import codec
 from testbed.learning.aggregate import weighted_mean
 from testbed.learning.checkpoint import pack_state, unpack_state, weights_sha256
 from testbed.learning.features import TOKENS, WIDTH, Backbone
@@ -34,15 +33,22 @@ class Learner(ABC):
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
+        self.deviation = 0.0
+        """By how much the last average is off the mean of the updates; only where factors are averaged."""
         self.state: State = dict(Head(_classes(scenario), scenario.seed).state_dict())
 
     @abstractmethod
-    def inputs(self, cut: bytes, count: int) -> Tensor:
-        """What ``train`` takes, from encoded cut tensors, on board."""
+    def make_inputs(self, cut: bytes, count: int) -> bytes:
+        """What ``train`` takes, encoded, from encoded cut tensors, on board."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's input."""
 
     @abstractmethod
     def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
-        """What ``inputs`` costs on a device."""
+        """What ``make_inputs`` costs on a device."""
 
     @abstractmethod
     def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
@@ -77,10 +83,14 @@ class HeadLearner(Learner):
         super().__init__(scenario)
         self._backbone = backbone
 
-    def inputs(self, cut: bytes, count: int) -> Tensor:
+    def make_inputs(self, cut: bytes, count: int) -> bytes:
         if self._backbone is None:
             raise BugError("this satellite has no backbone")
-        return codec.decode(self._backbone.encode(cut, count), (count, WIDTH), self.scenario.learning.codec)
+        return self._backbone.encode(cut, count)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (WIDTH,)
 
     def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
         return profile.charge_s("encode", count)
@@ -117,10 +127,13 @@ class AdapterLearner(Learner):
         learning = scenario.learning
         self.adapter = Adapter(backbone.encoder, rank=learning.lora_rank, alpha=learning.lora_alpha, seed=scenario.seed)
         self.state = {**self.adapter.state(), **self.state}
-        self.deviation = 0.0
 
-    def inputs(self, cut: bytes, count: int) -> Tensor:
-        return codec.decode(cut, (count, TOKENS, WIDTH), self.scenario.learning.codec)
+    def make_inputs(self, cut: bytes, count: int) -> bytes:
+        return cut
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (TOKENS, WIDTH)
 
     def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
         return 0.0

@@ -45,6 +45,27 @@ def round_counts(scenario: Scenario, satellites: Sequence[str], round: int) -> d
     return {node: len(indices) for node, indices in round_indices(scenario, satellites, round).items()}
 
 
+def encoded_indices(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, Indices]:
+    """Each satellite's samples of which features are computed in a round: all it uses, or, with the feature cache,
+    those it has not used before. Never a single one, whose kernels differ: then a known one is computed again."""
+    used = round_indices(scenario, satellites, round)
+    if not scenario.learning.feature_cache:
+        return used
+    earlier = [round_indices(scenario, satellites, before) for before in range(1, round)]
+    fresh = {}
+    for node, indices in used.items():
+        known = np.unique(np.concatenate([drawn[node] for drawn in earlier])) if earlier else indices[:0]
+        new = np.setdiff1d(indices, known)
+        again = np.setdiff1d(indices, new)[:1] if len(new) == 1 else indices[:0]
+        fresh[node] = np.union1d(new, again)
+    return fresh
+
+
+def encoded_counts(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, int]:
+    """How many samples' features are computed, and sent, in a round."""
+    return {node: len(indices) for node, indices in encoded_indices(scenario, satellites, round).items()}
+
+
 def _held_out(scenario: Scenario) -> tuple[Indices, Indices]:
     learning = scenario.learning
     return hold_out(len(dataset(learning.dataset).train_y), learning.validation_fraction, scenario.seed)

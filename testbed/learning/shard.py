@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from testbed.learning import codec
-from testbed.learning.features import WIDTH, Backbone
+from testbed.learning.features import Backbone
 from testbed.learning.learners import Learner, make_learner
 from testbed.learning.model import Embedding
-from testbed.learning.placement import dataset, round_indices
+from testbed.learning.placement import dataset, encoded_indices, round_indices
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 
@@ -27,10 +27,14 @@ class CutMaker:
         """The samples of a node in a round, as indices into the training data."""
         return torch.from_numpy(round_indices(self._scenario, self._satellites, round)[node])
 
+    def encoded_rows(self, round: int, node: str) -> Tensor:
+        """Those of them whose features are computed in this round."""
+        return torch.from_numpy(encoded_indices(self._scenario, self._satellites, round)[node])
+
     def make(self, round: int, node: str) -> bytes:
         """A round's cut tensors [n, 9, 384] of a node, encoded for the wire."""
         with torch.no_grad():
-            cut = self._embedding(self._pixels[self.rows(round, node)])
+            cut = self._embedding(self._pixels[self.encoded_rows(round, node)])
         return codec.encode(cut, self._scenario.learning.codec)
 
 
@@ -42,17 +46,25 @@ class Shard:
         self._node = node
         self._cuts = CutMaker(plan.scenario, plan.satellites)
         self._labels = torch.tensor(dataset(plan.scenario.learning.dataset).train_y, dtype=torch.int64)
+        self._known: dict[int, Tensor] = {}
+        """The feature cache: by index into the training data."""
         self.learner: Learner = make_learner(plan.scenario, backbone)
 
     def embed(self, round: int) -> bytes:
         """This round's cut tensors [n, 9, 384], encoded for the wire."""
         return self._cuts.make(round, self._node)
 
-    def features_from(self, payload: bytes) -> Tensor:
-        """Features [n, 384] as they came over the wire."""
+    def inputs(self, round: int, payload: bytes) -> Tensor:
+        """What the learner trains on in a round, from what was computed for it: encoded features (or cut tensors) of
+        the samples of :func:`encoded_indices`; the rest is remembered from earlier rounds."""
         learning = self._plan.scenario.learning
-        count = len(payload) // codec.encoded_bytes((WIDTH,), learning.codec)
-        return codec.decode(payload, (count, WIDTH), learning.codec)
+        made = self._cuts.encoded_rows(round, self._node)
+        values = codec.decode(payload, (len(made), *self.learner.input_shape), learning.codec)
+        if not learning.feature_cache:
+            return values
+        self._known.update(zip(made.tolist(), values, strict=True))
+        rows = self._cuts.rows(round, self._node).tolist()
+        return torch.stack([self._known[row] for row in rows]) if rows else values
 
     def train(self, round: int, inputs: Tensor) -> float:
         """Train the learner on this round's samples; the mean loss, 0 where the round drew none of them."""

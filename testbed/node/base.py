@@ -88,6 +88,8 @@ class Node(ABC):
         """Where features computed ahead are, on a rack whose nodes share a core."""
         self.mailbox = Mailbox()
         self.round = 0
+        self.release: Callable[[ChunkId], None] = lambda identity: None
+        """The host's spool forgets a chunk that is planned anew: it may come this way again, with another route."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -114,6 +116,7 @@ class Node(ABC):
             if math.isinf(start_s) and math.isinf(until_s):
                 raise LinkError(f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`")
             if start_s >= until_s:
+                self.release(chunk.id)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=f"{self.name} -> {peer}")
                 return
             with suppress(LinkClosed):

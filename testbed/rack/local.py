@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from testbed import errors
 from testbed.errors import RunError
 from testbed.rack.base import Job, Rack, Record
 from testbed.rack.kernel import GuestKernel, find_guest_kernel, probe_native
-from testbed.rack.uml import run_in_guest
+from testbed.rack.uml import STOP_POLL_S, run_in_guest
 from testbed.scenario import Scenario
 
 MEMORY_MB = 4096
@@ -164,16 +165,21 @@ def _run_natively(command: Sequence[str], listener: _Listener, log: Path, stop: 
             stdout=subprocess.PIPE,
             stderr=errors_to,
             env=env,
-            text=True,
             start_new_session=True,
         )
+        assert process.stdout is not None
+        pending = b""
         try:
-            assert process.stdout is not None
-            for text in process.stdout:
-                listener.line(text.rstrip("\n"))
+            while True:
                 if stop is not None and stop.is_set():
-                    raise errors.Interrupted("stopped")
-            return process.wait()
+                    raise errors.Interrupted("stopped; everything of the rack is gone")
+                ready, _, _ = select.select([process.stdout], [], [], STOP_POLL_S)
+                piece = os.read(process.stdout.fileno(), 1 << 16) if ready else None
+                if piece == b"":
+                    return process.wait()
+                *lines, pending = (pending + (piece or b"")).split(b"\n")
+                for line in lines:
+                    listener.line(line.decode())
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -54,6 +54,7 @@ class SimulatedFleet(Fleet):
                 transport=network.attach(name, spool),
                 control=self._control,
             )
+            self.nodes[name].release = spool.forget
 
     def _accept(self, name: str, peer: str, chunk: Chunk) -> None:
         self.nodes[name].accept(peer, chunk)

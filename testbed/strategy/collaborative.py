@@ -104,7 +104,7 @@ class Collaborative(Strategy):
             desk.journal("flow_plan", round=missed[0].round, direction=direction, assignments=assignments)
 
     def _size(self, plan: MissionPlan, chunk: ChunkId) -> int:
-        count = sizes.sample_counts(plan, chunk.round)[chunk.origin]
+        count = sizes.encoded_counts(plan, chunk.round)[chunk.origin]
         whole = {"embedding": sizes.embedding_bytes, "feature": sizes.feature_bytes}[chunk.tensor](plan, count)
         return sizes.chunks_of(plan, whole)[chunk.index]
 
@@ -113,7 +113,7 @@ class Collaborative(Strategy):
     def uplink(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float, run: str) -> FlowPlan:
         """The flow plan for a round's embeddings, if embedding starts now."""
         scenario = plan.scenario
-        counts = sizes.sample_counts(plan, round)
+        counts = sizes.encoded_counts(plan, round)
         ready = {n: now_s + scenario.devices.satellite.charge_s("embed", c) for n, c in counts.items()}
         arrival: dict[tuple[str, str, int], float] = {}
         for ring in plan.rings:
@@ -131,7 +131,7 @@ class Collaborative(Strategy):
     def downlink(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float, run: str) -> FlowPlan:
         """The flow plan for a round's features, if they are ready now."""
         parcels, owners = [], []
-        for owner, count in sorted(sizes.sample_counts(plan, round).items()):
+        for owner, count in sorted(sizes.encoded_counts(plan, round).items()):
             for index, size in enumerate(sizes.chunks_of(plan, sizes.feature_bytes(plan, count))):
                 identity = ChunkId(run, round, "down", owner, "feature", index)
                 parcels.append(_Parcel(str(identity), size, {plan.ground: now_s}))
@@ -140,7 +140,7 @@ class Collaborative(Strategy):
 
     def forecast(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float) -> Forecast:
         scenario = plan.scenario
-        counts = sizes.sample_counts(plan, round)
+        counts = sizes.encoded_counts(plan, round)
         up = self.uplink(plan, scheduler, round, now_s, run="plan")
         embedded_s = now_s + max(scenario.devices.satellite.charge_s("embed", c) for c in counts.values())
         backhaul_s = scenario.ground.backhaul_delay_ms / 1000
@@ -153,14 +153,14 @@ class Collaborative(Strategy):
             Phase("gather and up", embedded_s, up.end_s),
             Phase("backbone", up.end_s, computed_s),
             Phase("down", computed_s, owned_s),
-            *rounds.forecast_head(plan, counts, owned_s, self._hop_s(plan)),
+            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), owned_s, self._hop_s(plan)),
         )
         return Forecast(round, phases, up.assignments + down.assignments)
 
     def _embedding_chunks(self, plan: MissionPlan, round: int, run: str) -> list[tuple[ChunkId, int]]:
         return [
             (ChunkId(run, round, "gather", origin, "embedding", index), size)
-            for origin, count in sorted(sizes.sample_counts(plan, round).items())
+            for origin, count in sorted(sizes.encoded_counts(plan, round).items())
             for index, size in enumerate(sizes.chunks_of(plan, sizes.embedding_bytes(plan, count)))
         ]
 
@@ -171,7 +171,7 @@ class Collaborative(Strategy):
 
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
         plan, shard = satellite.plan, satellite.shard
-        counts = sizes.sample_counts(plan, order.round)
+        counts = sizes.encoded_counts(plan, order.round)
         charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[satellite.name])
         payload = await satellite.compute("embed", charge_s, lambda: shard.embed(order.round))
         satellite.share("embedding", payload)
@@ -179,13 +179,13 @@ class Collaborative(Strategy):
         size = sizes.feature_bytes(plan, counts[satellite.name])
         down = satellite.wait("features", satellite.collect("feature", "down", satellite.name, size))
         _, features = await asyncio.gather(up, down)
-        await rounds.train_and_average(satellite, shard.features_from(features))
+        await rounds.train_and_average(satellite, shard.inputs(order.round, features))
 
     # -- the ground server's view ---------------------------------------------------------------------------------
 
     async def ground_round(self, ground: GroundServer, order: Order) -> None:
         plan = ground.plan
-        counts = sizes.sample_counts(plan, order.round)
+        counts = sizes.encoded_counts(plan, order.round)
         embeddings = {}
         with ground.activity("wait", "embeddings"):
             for origin in sorted(counts):
@@ -195,4 +195,4 @@ class Collaborative(Strategy):
         features = await ground.compute("backbone", charge_s, lambda: ground.encode_all(embeddings, counts))
         for origin, payload in features.items():
             ground.offer("feature", origin, payload)
-        await ground.report("features_ready")
+        await ground.report("features_ready", computed_ahead=ground.backbone.hits, computed_here=ground.backbone.misses)

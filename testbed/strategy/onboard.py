@@ -39,24 +39,26 @@ class Onboard(Strategy):
 
     def forecast(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float) -> Forecast:
         profile = plan.scenario.devices.satellite
-        counts = sizes.sample_counts(plan, round)
+        counts = sizes.encoded_counts(plan, round)
         embedded_s = now_s + max(profile.charge_s("embed", count) for count in counts.values())
         encode = max(profile.charge_s("encode", count) for count in counts.values())
         phases = (
             Phase("embed", now_s, embedded_s),
             Phase("backbone", embedded_s, embedded_s + encode),
-            *rounds.forecast_head(plan, counts, embedded_s + encode, rounds.ring_hop_s(plan)),
+            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), embedded_s + encode, rounds.ring_hop_s(plan)),
         )
         return Forecast(round, phases, ())
 
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
         shard = satellite.shard
         profile = satellite.plan.scenario.devices.satellite
-        count = sizes.sample_counts(satellite.plan, order.round)[satellite.name]
+        count = sizes.encoded_counts(satellite.plan, order.round)[satellite.name]
         cut = await satellite.compute("embed", profile.charge_s("embed", count), lambda: shard.embed(order.round))
-        inputs = await satellite.compute(
-            "backbone", shard.learner.input_charge_s(profile, count), lambda: shard.learner.inputs(cut, count)
+        learner = shard.learner
+        made = await satellite.compute(
+            "backbone", learner.input_charge_s(profile, count), lambda: learner.make_inputs(cut, count)
         )
+        inputs = shard.inputs(order.round, made)
         await rounds.train_and_average(satellite, inputs)
 
     async def ground_round(self, ground: GroundServer, order: Order) -> None:

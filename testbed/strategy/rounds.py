@@ -36,6 +36,7 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
         loss=loss,
         samples=count,
         weights_sha256=learner.sha256(),
+        average_deviation=learner.deviation,
         blob=learner.pack() if first else b"",
     )
 

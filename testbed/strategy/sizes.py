@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from testbed.learning import placement
 from testbed.learning.partition import micro_batches
-from testbed.learning.placement import round_counts
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 from testbed.transfer.chunks import chunk_sizes
@@ -49,6 +49,16 @@ def sample_counts(plan: MissionPlan, round: int) -> dict[str, int]:
     return _sample_counts(plan.scenario, plan.satellites, round)
 
 
+def encoded_counts(plan: MissionPlan, round: int) -> dict[str, int]:
+    """Samples of each satellite whose embeddings and features cross links in a round: fewer with the feature cache."""
+    return _encoded_counts(plan.scenario, plan.satellites, round)
+
+
+@lru_cache(maxsize=1024)
+def _encoded_counts(scenario: Scenario, satellites: tuple[str, ...], round: int) -> dict[str, int]:
+    return placement.encoded_counts(scenario, satellites, round)
+
+
 @lru_cache(maxsize=1024)
 def _sample_counts(scenario: Scenario, satellites: tuple[str, ...], round: int) -> dict[str, int]:
-    return round_counts(scenario, satellites, round)
+    return placement.round_counts(scenario, satellites, round)

@@ -53,3 +53,7 @@ class Spool:
         self._accepted.add(identity)
         self._on_chunk(peer, Chunk.from_header(header, payload))
         return True
+
+    def forget(self, identity: ChunkId) -> None:
+        """Take a chunk that was accepted once more: its node could not send it on and gave it back."""
+        self._accepted.discard(identity)

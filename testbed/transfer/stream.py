@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
@@ -38,8 +38,13 @@ DIAL_GUARD_S = 0.02
 lost to an end still closed costs a second (RFC 6298, section 2.1)."""
 READY_S = 5.0
 """A TLS handshake among thirteen nodes on one guest's processor takes a second at worst."""
+STILL_S = 30.0
+"""A link that the plan calls up and that carried nothing of a chunk for so long carries nothing: the deepest queue,
+half a megabyte at 3 Mbit/s, is through in two seconds."""
 ATTEMPTS = 5
 """Broken connections without progress, inside one contact, before the link is called broken."""
+
+T = TypeVar("T")
 
 OFFER, DATA, GRANT, DURABLE, REFUSAL, PUSH = range(6)
 _HEAD = struct.Struct("!BI")
@@ -304,13 +309,13 @@ class StreamTransport(Transport):
                     connection = await self._connected(link, peer, not_before_s, until_s)
                     whole = first is None and math.isinf(link.closes_s) and len(chunk.payload) <= PUSH_BYTES
                     number, offer = await (connection.push if whole else connection.offer)(chunk)
-                    offset = await offer.granted
+                    offset = await self._moving(offer, offer.granted, peer)
                     first = offset if first is None else first
                     if self._recorder is not None:
                         self._recorder(self._node, peer, chunk, offset)
                     if not whole:
                         await connection.data(number, chunk, offset)
-                await offer.durable
+                await self._moving(offer, offer.durable, peer)
                 return Delivery(start_s, self._clock.now(), first)
             except ConnectionError as error:
                 progress = max(held, offer.held if offer else 0)
@@ -325,6 +330,17 @@ class StreamTransport(Transport):
             finally:
                 if connection is not None:
                     connection.forget(number)
+
+    async def _moving(self, offer: _Offer, awaited: asyncio.Future[T], peer: str) -> T:
+        """What is awaited, as long as the receiver holds more every :data:`STILL_S`; LinkError names a link that
+        stands still."""
+        while True:
+            held = offer.held
+            done, _ = await asyncio.wait({awaited}, timeout=STILL_S)
+            if done:
+                return awaited.result()
+            if offer.held == held:
+                raise LinkError(f"{self._node} -> {peer}: the plan says up, but nothing moved for {STILL_S:g} s")
 
     async def _connected(self, link: _Link, peer: str, not_before_s: float, until_s: float) -> _Connection:
         """The link's connection in this contact, dialled when there is none."""

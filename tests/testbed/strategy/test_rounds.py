@@ -125,9 +125,10 @@ def test_u_shaped_over_passes_is_refused() -> None:
 def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate, tmp_path: Path) -> None:
     from peft import PeftModel
     from safetensors.torch import load_file
+    from transformers import AutoModel
 
+    from testbed.learning import minilm
     from testbed.learning.checkpoint import weights_sha256
-    from testbed.learning.encoder import load_encoder
     from testbed.learning.keep import save_checkpoint
 
     overrides = {
@@ -140,10 +141,8 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
     assert result["verdict"] == "valid"
     state = save_checkpoint(result["plan"].scenario, result["weights"], tmp_path)
     assert weights_sha256(state) == result["weights_sha256"]
-    encoder = load_encoder("minilm")
-    module = getattr(encoder, "module", encoder)
-    inner = getattr(module, "encoder", module)
-    PeftModel.from_pretrained(inner, tmp_path)
+    base = AutoModel.from_pretrained(minilm.model_folder(), add_pooling_layer=False)
+    PeftModel.from_pretrained(base, tmp_path)  # a missing or unexpected tensor would be a warning, and so an error
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert any("lora_B" in name and bool(tensor.any()) for name, tensor in saved.items())  # B starts at zero
 
