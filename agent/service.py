@@ -83,6 +83,7 @@ class AgentServicer(AgentServiceServicer):
         return pb.ObeyResponse()
 
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:  # noqa: N802
+        await self._running().settle()
         await self._control.settle()
         return pb.SettleResponse()
 

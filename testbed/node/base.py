@@ -91,6 +91,9 @@ class Node(ABC):
         self.release: Callable[[ChunkId], None] = lambda identity: None
         """The host's spool forgets a chunk that is planned anew: it may come this way again, with another route."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sending = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     @property
     def link_plan(self) -> LinkPlan:
@@ -148,24 +151,37 @@ class Node(ABC):
             "predicted_end_s": planned.end_s if planned else None,
         }
         start_s = self.clock.now()
-        try:
-            delivery = await self.transport.deliver(peer, chunk, not_before_s=not_before_s, until_s=until_s)
-        except LinkClosed as closed:
-            sent = closed.durable_bytes - closed.resumed_from
+        with self._under_way():
+            try:
+                delivery = await self.transport.deliver(peer, chunk, not_before_s=not_before_s, until_s=until_s)
+            except LinkClosed as closed:
+                sent, end_s, held = closed.durable_bytes - closed.resumed_from, self.clock.now(), closed.durable_bytes
+                self.note("cut", **what, start_s=start_s, end_s=end_s, bytes=sent, durable_bytes=held)
+                raise
             self.note(
-                "cut", **what, start_s=start_s, end_s=self.clock.now(), bytes=sent, durable_bytes=closed.durable_bytes
+                "transfer",
+                **what,
+                start_s=delivery.start_s,
+                end_s=delivery.end_s,
+                bytes=len(chunk.payload) - delivery.resumed_from,
+                resumed_from=delivery.resumed_from,
             )
-            raise
-        sent = len(chunk.payload) - delivery.resumed_from
-        self.note(
-            "transfer",
-            **what,
-            start_s=delivery.start_s,
-            end_s=delivery.end_s,
-            bytes=sent,
-            resumed_from=delivery.resumed_from,
-        )
         return delivery
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        self._sending += 1
+        self._settled.clear()
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._settled.set()
+
+    async def settle(self) -> None:
+        """Return once every transfer under way has ended and is noted: acknowledgements outlive a round."""
+        await self.clock.wait(self._settled.wait())
 
     # -- the management plane -------------------------------------------------------------------------------------
 

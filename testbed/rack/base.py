@@ -60,7 +60,7 @@ class Fleet(ABC):
 
     @abstractmethod
     async def settle(self) -> None:
-        """Return once everything that nodes have noted so far has been observed."""
+        """Return once no transfer is under way and everything that nodes noted has been observed."""
 
     @abstractmethod
     async def stop(self) -> None:

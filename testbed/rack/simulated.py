@@ -74,7 +74,8 @@ class SimulatedFleet(Fleet):
         self.nodes[node].spawn(self.nodes[node].obey(order))
 
     async def settle(self) -> None:
-        """In one process a note is observed as it is made."""
+        for node in self.nodes.values():
+            await node.settle()
 
     async def stop(self) -> None:
         for node in self.nodes.values():
@@ -100,6 +101,10 @@ class SimulatedRack(Rack):
         try:
             return loop.run_until_complete(self._fly(job, record))
         finally:
+            left = asyncio.all_tasks(loop)  # none, unless the loop itself gave up on a deadlock
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 

@@ -192,6 +192,6 @@ def test_the_scheduler_is_found_by_its_name() -> None:
     from testbed import registry
 
     assert isinstance(registry.load("schedulers", "earliest-finish"), EarliestFinish)
-    with pytest.raises(ScenarioError, match="no such scheduler") as refusal:
+    with pytest.raises(ScenarioError, match="no such name among the schedulers") as refusal:
         registry.load("schedulers", "latest-finish")
     assert refusal.value.allowed == "earliest-finish"
