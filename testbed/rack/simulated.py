@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -101,10 +102,8 @@ class SimulatedRack(Rack):
         try:
             return loop.run_until_complete(self._fly(job, record))
         finally:
-            left = asyncio.all_tasks(loop)  # none, unless the loop itself gave up on a deadlock
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            # None, unless the loop itself gave up on a deadlock.
+            loop.run_until_complete(_cancel(asyncio.all_tasks(loop)))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
@@ -114,3 +113,9 @@ class SimulatedRack(Rack):
             return await resolve(job.mission)(fleet, job, record)
         finally:
             await fleet.stop()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

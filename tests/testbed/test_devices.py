@@ -21,7 +21,7 @@ def test_every_profile_knows_every_stage_and_its_source(name: str) -> None:
     # Neither has been measured, and says so wherever its name or source is printed.
     assert "assumed" in device.name
     assert "assumed, not measured" in device.source
-    assert device.charge_s("encode_train", 1000) > 2.9 * device.charge_s("encode", 1000) - 0.03
+    assert device.charge_s("encode_train", 1000) > 2.9 * device.charge_s("encode", 1000) - 0.11
 
 
 def test_jetson_encoder_follows_from_its_flops() -> None:

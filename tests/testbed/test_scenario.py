@@ -108,7 +108,9 @@ def _changed(old: str, new: str) -> str:
 
 
 def _line_of(text: str, part: str) -> int:
-    return next(number for number, line in enumerate(text.splitlines(), start=1) if part in line)
+    """The first line that says ``part`` outside a comment."""
+    lines = enumerate(text.splitlines(), start=1)
+    return next(number for number, line in lines if part in line.split("#")[0])
 
 
 # What is replaced, by what, the field blamed, a word of the message, and a word of what is found or allowed.
