@@ -39,7 +39,9 @@ def test_the_demo_as_it_stands_learns_in_both_places_and_only_time_differs(tmp_p
     assert onboard["bytes"]["up"] == onboard["bytes"]["down"] == 0
     # A pass ends while a round's embeddings are on their way up: the prediction must know.
     assert collaborative["predicted_mission_time_s"] == pytest.approx(collaborative["mission_time_s"], rel=0.1)
-    events = [json.loads(line) for line in (tmp_path / collaborative["run_dir"] / "events.jsonl").open()]
+    events = [
+        json.loads(line) for line in (tmp_path / collaborative["run_dir"] / "events.jsonl").read_text().splitlines()
+    ]
     cuts = [event for event in events if event["kind"] == "cut"]
     resumed = [event for event in events if event["kind"] == "transfer" and event["resumed_from"] > 0]
     assert cuts and resumed

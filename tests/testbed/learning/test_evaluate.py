@@ -55,7 +55,9 @@ def test_the_encoder_runs_once_per_split() -> None:
 
 
 def test_the_test_split_is_read_once() -> None:
-    evaluator = Evaluator(_small(), np.arange(5), Embedding(1), _backbone(load_encoder("minilm", layers=1), "bf16"), "bf16")
+    evaluator = Evaluator(
+        _small(), np.arange(5), Embedding(1), _backbone(load_encoder("minilm", layers=1), "bf16"), "bf16"
+    )
     head = Head(6, 1).state_dict()
     baseline = evaluator.baseline_test_accuracy(head)
     with pytest.raises(BugError, match="untrained"):

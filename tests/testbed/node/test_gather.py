@@ -42,9 +42,7 @@ class _Control:
 def _plan(count: int) -> MissionPlan:
     ring = tuple(f"sat-0-{index}" for index in range(count))
     state = LinkState(0.0, DELAY_S * 1000, RATE_BPS, 0.0, 64)
-    peers = {
-        name: sorted({ring[(index + 1) % count], ring[index - 1]} - {name}) for index, name in enumerate(ring)
-    }
+    peers = {name: sorted({ring[(index + 1) % count], ring[index - 1]} - {name}) for index, name in enumerate(ring)}
     links = {name: LinkPlan(name, dict.fromkeys(peers[name], (state,))) for name in ring}
     scenario = load_scenario("demo", {"chunk": f"{CHUNK_BYTES} B"})
     return MissionPlan(scenario, (ring,), (), (), links, 0.0, 0.0)

@@ -91,9 +91,7 @@ def test_only_tensors_that_may_leave_leave(
     assert tags == ({"embedding", "feature", "head"} if strategy == "collaborative" else {"head"})
     assert tags <= TENSOR_TAGS
     # Heads stay in the plane: the ground gets none.
-    assert all(
-        key[0].startswith("sat-") and key[1].startswith("sat-") for key in tap.payloads if "/head/" in key[2]
-    )
+    assert all(key[0].startswith("sat-") and key[1].startswith("sat-") for key in tap.payloads if "/head/" in key[2])
     # Every payload byte is counted, and nothing else is.
     assert tap.sent_bytes == sum(result["bytes"][kind] for kind in ("up", "down", "isl", "backhaul"))
 
@@ -103,7 +101,7 @@ def test_pixels_cross_no_link_as_they_are(plain: tuple[_Tap, dict[str, Any]]) ->
 
     tap, result = plain
     pixels = dataset(result["plan"].scenario.learning.dataset).train_x
-    sent = defaultdict(bytearray)
+    sent: defaultdict[str, bytearray] = defaultdict(bytearray)
     for (_, _, name), payload in sorted(tap.payloads.items()):
         sent[name] += payload
     stream = b"".join(bytes(part) for part in sent.values())

@@ -18,8 +18,12 @@ from testbed.rack.virtual_time import VirtualTimeLoop
 def test_timers_fire_in_order_at_exactly_their_time(delays_s: list[float]) -> None:
     loop = VirtualTimeLoop()
     fired: list[tuple[float, int]] = []
+
+    def fire(number: int) -> None:
+        fired.append((loop.time(), number))
+
     for number, delay_s in enumerate(delays_s):
-        loop.call_later(delay_s, lambda n=number: fired.append((loop.time(), n)))
+        loop.call_later(delay_s, fire, number)
     loop.call_later(2e6, loop.stop)
     loop.run_forever()
     loop.close()

@@ -78,7 +78,7 @@ def _rates(draw: st.DrawFn) -> States:
 def test_a_transfer_takes_until_the_rate_has_added_up_to_its_size(states: States, size: int, start_s: float) -> None:
     pair = _Pair(states)
     delivery = _fly(pair.send(_chunk(size), start_s))
-    (arrived_s, chunk), = pair.accepted
+    ((arrived_s, chunk),) = pair.accepted
     assert len(chunk.payload) == size
     sent_s = arrived_s - 0.020
     assert _carried(states, start_s, sent_s) == pytest.approx(size, rel=1e-9, abs=1e-2)
@@ -88,7 +88,9 @@ def test_a_transfer_takes_until_the_rate_has_added_up_to_its_size(states: States
 
 
 @given(_rates(), st.floats(0.001, 0.99), st.floats(0.001, 10))
-def test_what_has_not_arrived_when_a_contact_ends_is_lost_and_no_more(states: States, share: float, last: float) -> None:
+def test_what_has_not_arrived_when_a_contact_ends_is_lost_and_no_more(
+    states: States, share: float, last: float
+) -> None:
     closes_s = states[-1][0] + last  # the last state may be shorter than the delay
     start_s = share * closes_s
     arrives = _carried(states, start_s, closes_s - 0.020)  # what left later is still on its way
@@ -146,5 +148,3 @@ def test_a_chunk_that_is_there_already_moves_no_bytes() -> None:
 
     assert _fly(twice()).resumed_from == 1000
     assert len(pair.accepted) == 1
-
-

@@ -200,9 +200,10 @@ def test_a_contacts_end_cuts_and_the_next_goes_on_at_the_byte() -> None:
         async with (
             _Receiver("b", authority.issue("b")) as receiver,
             tap.listening(),
-            _sender(
-                authority.issue("a"), windows, {"b": TAP}, on_break=lambda peer, why: breaks.append(why)
-            ) as (transport, clock),
+            _sender(authority.issue("a"), windows, {"b": TAP}, on_break=lambda peer, why: breaks.append(why)) as (
+                transport,
+                clock,
+            ),
         ):
             with pytest.raises(LinkClosed) as cut:
                 await _send(transport, chunk, *windows[0])
