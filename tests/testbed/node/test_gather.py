@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -92,7 +93,7 @@ class _Plane:
         return dict(zip(self.satellites, held, strict=True)), ended_s
 
 
-SIZES = {
+SIZES: dict[str, Callable[[int], int]] = {
     "equal": lambda index: 10 * CHUNK_BYTES,
     "all kinds": lambda index: (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 7, 25_000, 5, 0)[index],
     "nothing": lambda index: 0,
