@@ -101,13 +101,11 @@ def _computing_ahead(folder: Path, store: str, log: Path) -> Iterator[None]:
         return
     Path(store).mkdir()
     command = [sys.executable, "-m", "testbed.learning.ahead", str(folder / "plan.json"), store]
+    # transformers makes torch's compiler create its cache folder, in the host's temporary folder unless told otherwise.
+    environment = {**os.environ, **NATIVE_ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": store}
     with log.open("ab") as errors_to:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=errors_to,
-            stderr=errors_to,
-            env={**os.environ, **NATIVE_ENVIRONMENT},
+            command, stdin=subprocess.DEVNULL, stdout=errors_to, stderr=errors_to, env=environment
         )
     try:
         yield
