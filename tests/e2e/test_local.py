@@ -178,11 +178,6 @@ def _alive_after_a_while(tree: dict[int, float]) -> list[str]:
     return left
 
 
-def _left_behind(folder: Path) -> list[str]:
-    """What runs left in the temporary folder, but for torch's cache: one folder for all processes of a user."""
-    return [path.name for path in (folder / "temporary").iterdir() if not path.name.startswith("torchinductor_")]
-
-
 @contextmanager
 def _under_way(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], dict[int, float]]]:
     """A run whose mission has begun, and all its processes."""
@@ -215,7 +210,7 @@ def test_nothing_is_left_after_kill_minus_nine(time_travel: None, tmp_path: Path
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert _alive_after_a_while(tree) == []
-    assert _left_behind(tmp_path) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_an_interrupted_run_ends_in_order_and_the_next_one_starts(time_travel: None, tmp_path: Path) -> None:
@@ -226,7 +221,7 @@ def test_an_interrupted_run_ends_in_order_and_the_next_one_starts(time_travel: N
         assert "stopped" in err
         assert "Traceback" not in err
         assert _alive_after_a_while(tree) == []
-    assert _left_behind(tmp_path) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert _run(tmp_path, "--rounds", "1", "--set", "learning.samples_per_round=32")["verdict"] == "valid"
 
 
@@ -241,8 +236,10 @@ def test_real_time_changes_when_and_never_what(tmp_path: Path) -> None:
     assert (real["verdict"] == "degraded") == bool(real["verdict_reasons"])
 
 
-def test_real_time_out_of_tolerance_refuses_to_start_too(tmp_path: Path) -> None:
-    # No host is as exact as this, and the kernel's own rounding (64 ns) shows.
+def test_links_that_a_busy_host_makes_slow_speak_against_a_run_in_real_time(tmp_path: Path) -> None:
+    # No host is as exact as this: every link is probed late, and the kernel still has what was asked for.
     flags = ("--rounds", "1", "--set", "learning.samples_per_round=32", "--set", "tolerance.probe_delay=0.00001 ms")
-    said = _run(tmp_path, *flags, "--time", "real", code=3)["stderr"]
-    assert " -> " in said
+    result = _run(tmp_path, *flags, "--time", "real")
+    assert result["verdict"] == "degraded"
+    slow = [reason for reason in result["verdict_reasons"] if "probed slow" in reason]
+    assert any(re.search(r"sat-0-\d -> sat-0-\d ", reason) for reason in slow)
