@@ -14,6 +14,7 @@ from testbed.orbit.contacts import find_contacts
 from testbed.orbit.propagate import Propagator
 from testbed.orbit.topology import check_line_of_sight, ring_edges
 from testbed.scenario import Scenario
+from testbed.strategy.base import Scheduler, Strategy
 
 
 def make_plan(scenario: Scenario, strategy: str = "collaborative", scheduler: str = "earliest-finish") -> MissionPlan:
@@ -62,12 +63,12 @@ def make_plan(scenario: Scenario, strategy: str = "collaborative", scheduler: st
     return replace(plan, prediction=_predict(plan, chosen, flows))
 
 
-def _predict(plan: MissionPlan, strategy: object, scheduler: object) -> dict[str, object]:
+def _predict(plan: MissionPlan, strategy: Strategy, scheduler: Scheduler) -> dict[str, object]:
     """Every round in turn, each starting when the one before is predicted to end."""
     now_s = 0.0
     rounds = []
     for round in range(1, plan.scenario.learning.rounds + 1):
-        forecast = strategy.forecast(plan, scheduler, round, now_s)  # type: ignore[attr-defined]
+        forecast = strategy.forecast(plan, scheduler, round, now_s)
         rounds.append(forecast.to_dict())
         now_s = forecast.end_s
     return {"mission_time_s": now_s, "rounds": rounds}
