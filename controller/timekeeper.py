@@ -1,4 +1,4 @@
-"""The timekeeper: decides when the mission clock skips and holds (DESIGN, decision 7), by two-phase agreement.
+"""The timekeeper: decides when the mission clock skips and holds (DESIGN, decision 7).
 
 Skip when nobody has bytes in flight or computes, to the earliest mission time anybody waits for or any link changes.
 Hold, at once, while somebody computes and nothing is in flight. Otherwise run. :func:`decide` is pure.

@@ -4,7 +4,7 @@ isort:skip_file
 The mission clock in real time: how nodes agree to skip time in which nothing happens, and to hold it while a shared
 host computes longer than charged.
 
-Two phases. The controller prepares an epoch; each node votes for it if it has nothing in flight and waits for a
+A skip takes two phases, a hold only the second. The controller prepares an epoch; each node votes for it if it has nothing in flight and waits for a
 mission time or a declared message. When all have voted the controller commits: it names the mission time and the real
 instant from which on it holds. Without a commit every clock runs on.
 """
