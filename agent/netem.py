@@ -82,11 +82,12 @@ DOWN = KernelLinkState(0.0, 0.0, 0.0, 0, up=False)
 
 
 def disagreement(state: LinkState, kernel: KernelLinkState) -> str:
-    """How the kernel differs from ``state``, beyond what its units round (1 ns, 1 byte/s); empty when it does not."""
+    """How the kernel differs from ``state``, beyond what its units round (64 ns at the coarsest, 1 byte/s); empty when
+    it does not."""
     if not state.up or not kernel.up:
         return "" if state.up == kernel.up else f"the link {'up' if kernel.up else 'down'}"
     pairs = {
-        "delay_ms": (state.delay_ms, kernel.delay_ms, 1e-6),
+        "delay_ms": (state.delay_ms, kernel.delay_ms, 6.5e-5),
         "rate_bps": (state.rate_bps, kernel.rate_bps, 8.0),
         "loss_ratio": (state.loss_ratio, kernel.loss_ratio, 1e-9),
         "limit_packets": (state.limit_packets, kernel.limit_packets, 0),
@@ -116,6 +117,11 @@ class Shaper:
             except OSError:
                 raise KernelError(f"there is no device {device} in this namespace") from None
             self._netlink = Rtnetlink()
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """The peer of each class (``major << 16 | minor``), that is of each leaf's parent."""
+        return {ROOT_HANDLE | minor: name for name, minor in self._minors.items()}
 
     def close(self) -> None:
         """Close the netlink socket; the shaping stays."""

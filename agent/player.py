@@ -34,6 +34,7 @@ from typing import Any
 
 from agent.netem import Shaper, disagreement
 from agent.probe import ProbeLink, ProbeRow, Tolerance, judge, measure_delays, measure_rates
+from agent.witness import Witness
 from testbed.clock import ClockCommit, ClockMap, monotonic_s
 from testbed.errors import KernelError, RackError, SkyrackError
 from testbed.link.plan import LinkPlan, LinkState
@@ -53,6 +54,7 @@ class Board:
     plan: LinkPlan
     address: str
     shaper: Shaper
+    witness: Witness
     netns_fd: int
 
 
@@ -126,6 +128,7 @@ class Player:
             except KernelError as error:
                 self._emit({"event": "error", "command": "stop", "error": "KernelError", "message": f"{name}: {error}"})
             board.shaper.close()
+            board.witness.close()
             os.close(board.netns_fd)
         self._boards.clear()
 
@@ -148,8 +151,10 @@ class Player:
             except OSError as error:
                 raise RackError(f"{name}: its network namespace is gone: {error}") from None
             peers = {peer: node["peers"][peer] for peer in plan.links}
-            shaper = Shaper(node.get("device", "data"), peers, netns_fd)
-            self._boards[name] = Board(plan, node["address"], shaper, netns_fd)
+            device = node.get("device", "data")
+            shaper = Shaper(device, peers, netns_fd)
+            witness = Witness(device, shaper.classes, netns_fd)
+            self._boards[name] = Board(plan, node["address"], shaper, witness, netns_fd)
             shaper.install()
         self._ticks = _encode(self._boards)
         self._emit(
@@ -197,7 +202,7 @@ class Player:
         for name, board in self._boards.items():
             mine = [(peer, state) for (sender, peer), state in states.items() if sender == name]
             board.shaper.send(board.shaper.encode(mine))
-            kernel = board.shaper.read_back()
+            kernel = board.witness.read()
             links += [
                 ProbeLink(
                     sender=name,

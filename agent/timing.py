@@ -46,6 +46,7 @@ def _real(seat: Seat, note: Note) -> tuple[StartableClock, Keeping]:
 
     clock.on_overrun = lambda charge_s, late_s: tell("overrun", charge_s=charge_s, late_s=late_s)
     clock.on_late = lambda late_s: tell("stall", late_s=late_s)
+    clock.on_overlap = lambda held_s: tell("overlap", held_s=held_s)
     return clock, Attendance(seat.node, clock, seat.controller_address, seat.credentials)
 
 

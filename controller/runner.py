@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from controller.traffic import TrafficMeter
 from controller.verdict import Judge
@@ -13,6 +15,8 @@ from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.rack.base import Fleet, Job, Record
 from testbed.strategy.base import Scheduler
+
+T = TypeVar("T")
 
 
 class _Desk:
@@ -30,6 +34,9 @@ class _Desk:
 
     async def order(self, node: str, order: Order) -> None:
         await self._fleet.order(node, order)
+
+    async def consider(self, work: Callable[[], T]) -> T:
+        return await self._fleet.clock.compute(0.0, work)
 
     async def next_report(self) -> Report:
         report = await self._fleet.clock.wait(self._fleet.reports.get())
@@ -87,7 +94,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "end_s": max(report.mission_s for report in done),
                 "loss": loss,
                 "weights_sha256": min(digests),
-                "validation_accuracy": appraiser.validation_accuracy(weights),
+                "validation_accuracy": await desk.consider(partial(appraiser.validation_accuracy, weights)),
             }
         )
         desk.journal("round_finished", **rounds[-1])

@@ -1,7 +1,8 @@
 """The timekeeper: decides when the mission clock skips and holds (DESIGN, decision 7).
 
-Skip when nobody has bytes in flight or computes, to the earliest mission time anybody waits for or any link changes.
-Hold, at once, while somebody computes and nothing is in flight. Otherwise run. :func:`decide` is pure.
+Skip when nobody has bytes in flight, computes or is given orders, to the earliest mission time anybody waits for or any
+link changes. Hold, at once, while somebody computes or a management call is under way and nothing is in flight: neither
+costs mission time but its charge. Otherwise run. :func:`decide` is pure.
 """
 
 from __future__ import annotations
@@ -50,18 +51,16 @@ def decide(nodes: Sequence[Seen], commit: ClockCommit, now_s: float, edges: Sequ
 
     ``now_s`` is mission time, ``edges`` are the sorted mission times at which any link changes.
     """
-    computing = any(node.computing for node in nodes)
-    busy = any(node.busy for node in nodes)
+    occupied = any(node.computing or node.busy for node in nodes)
     flying = any(node.in_flight for node in nodes)
     if not commit.running:
-        return None if (computing or busy) and not flying else Wish(commit.mission_s, running=True, votes=False)
+        return None if occupied and not flying else Wish(commit.mission_s, running=True, votes=False)
     if flying:
         return None
-    if computing:
-        # Not asked for: a vote takes longer than most charges. Whoever begins to send meanwhile ends the hold at once.
+    if occupied:
+        # Not asked for: a vote takes longer than most charges. Who wants to send hears of the hold, declares its bytes
+        # and waits; who began before it heard counts it as an overlap.
         return Wish(now_s, running=False, votes=False)
-    if busy:
-        return None
     following = bisect.bisect_right(edges, now_s + LEAST_SKIP_S)
     waits = [node.wake_mission_s for node in nodes if node.wake_mission_s is not None]
     if not waits:

@@ -10,6 +10,8 @@ LATE_MS = 5.0
 5 ms is what a busy host without real-time priority reaches (a prototype's p99 was 2.4 ms)."""
 MUCH_LATE_MS = 500.0
 """Later than this a contact's start or end is wrong by more than any residual worth reporting."""
+OVERLAP_S = 0.1
+"""Bytes that moved for longer than this, all in all, while mission time stood, took too little of it."""
 BUSY_RATIO = 0.9
 """Above this there is no telling a full link from a full processor."""
 
@@ -21,6 +23,7 @@ class Judge:
         self._degraded: list[str] = []
         self._invalid: list[str] = []
         self._overruns = 0
+        self._overlaps: list[float] = []
         self._stalls: list[float] = []
         self._late: list[float] = []
 
@@ -30,6 +33,8 @@ class Judge:
             self._overruns += 1
         elif event["kind"] == "slow_probe":
             self._degraded.append(f"{event['sender']} -> {event['receiver']} was probed slow: {event['why']}")
+        elif event["kind"] == "overlap":
+            self._overlaps.append(event["held_s"])
         elif event["kind"] == "stall":
             self._stalls.append(event["late_s"])
         elif event["kind"] == "link_change" and event["lateness_ms"] > LATE_MS:
@@ -56,6 +61,10 @@ class Judge:
         degraded, invalid = list(self._degraded), list(self._invalid)
         if self._overruns:
             degraded.append(f"{self._overruns} computations took longer than their charge while bytes were in flight")
+        if sum(self._overlaps) > OVERLAP_S:
+            degraded.append(
+                f"bytes moved {len(self._overlaps)} times while the clock was held, {sum(self._overlaps):.2f} s in all"
+            )
         if self._stalls:
             worst_ms = max(self._stalls) * 1000
             degraded.append(

@@ -13,7 +13,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -95,8 +95,9 @@ class Clock(ABC):
     async def compute(self, charge_s: float, work: Callable[[], T]) -> T:
         """Do ``work`` and let it cost exactly ``charge_s`` of mission time, as the device profile says."""
 
-    def in_flight(self) -> AbstractContextManager[None]:
-        """Declare bytes in flight: from the sender's declaration to the receiver's acknowledgement."""
+    def in_flight(self) -> AbstractAsyncContextManager[None]:
+        """Declare bytes in flight, from the sender's declaration to the receiver's acknowledgement; entered as soon as
+        they may move."""
         return nullcontext()
 
     def busy(self) -> AbstractContextManager[None]:

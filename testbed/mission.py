@@ -45,6 +45,13 @@ class MissionPlan:
         """The ring a satellite is in."""
         return self._ring_by_satellite[satellite]
 
+    def contact(self, one: str, other: str, at_s: float) -> Contact | None:
+        """The contact between a satellite and a station (in either order) that the plan has open at a mission time."""
+        ends = {one, other}
+        return next(
+            (c for c in self.contacts if {c.satellite, c.station} == ends and c.start_s <= at_s < c.end_s), None
+        )
+
     @cached_property
     def _ring_by_satellite(self) -> dict[str, tuple[str, ...]]:
         return {name: ring for ring in self.rings for name in ring}

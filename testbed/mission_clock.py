@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,12 +46,16 @@ class MissionClock(StartableClock):
         self._timer: asyncio.TimerHandle | None = None
         self._count = 0
         self._in_flight = 0
+        self._moving = 0
+        self._held_moving = False
+        self._committed = asyncio.Event()
         self._computing = 0
         self._busy = 0
         self._sequence = 0
         self.on_activity: Callable[[], None] = lambda: None
         self.on_overrun: Callable[[float, float], None] = lambda charge_s, late_s: None
         self.on_late: Callable[[float], None] = lambda late_s: None
+        self.on_overlap: Callable[[float], None] = lambda held_s: None
 
     # -- following the timekeeper ---------------------------------------------------------------------------------
 
@@ -66,7 +70,13 @@ class MissionClock(StartableClock):
     def apply(self, commit: ClockCommit) -> None:
         """Follow a commit from its real instant on; one that is not newer than the latest changes nothing."""
         if commit.epoch > self.epoch:
+            held = None if self._map.latest.running else self._map.latest
             self._map.commit(commit)
+            if held is not None and self._held_moving:
+                self.on_overlap(commit.real_s - held.real_s)
+            self._held_moving = not commit.running and self._moving > 0
+            self._committed.set()
+            self._committed.clear()
             self._arm()
 
     def activity(self) -> Activity:
@@ -119,12 +129,17 @@ class MissionClock(StartableClock):
         await self.sleep_until(done_s)
         return result
 
-    @contextmanager
-    def in_flight(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def in_flight(self) -> AsyncIterator[None]:
         self._in_flight += 1
         self._changed()
         try:
-            yield
+            await self._running()
+            self._moving += 1
+            try:
+                yield
+            finally:
+                self._moving -= 1
         finally:
             self._in_flight -= 1
             self._changed()
@@ -138,6 +153,17 @@ class MissionClock(StartableClock):
         finally:
             self._busy -= 1
             self._changed()
+
+    async def _running(self) -> None:
+        """Return once the clock runs: bytes that move while it stands would cost no mission time."""
+        while True:
+            latest, now_s = self._map.latest, monotonic_s()
+            if latest.running and latest.real_s <= now_s:
+                return
+            if latest.running:
+                await asyncio.sleep(latest.real_s - now_s)
+            else:
+                await self._committed.wait()
 
     def _changed(self) -> None:
         self._sequence += 1

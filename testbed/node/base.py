@@ -120,7 +120,7 @@ class Node(ABC):
                 raise LinkError(f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`")
             if start_s >= until_s:
                 self.release(chunk.id)
-                await self.report("undelivered", chunks=[str(chunk.id)], missed=f"{self.name} -> {peer}")
+                await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
             with suppress(LinkClosed):
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))

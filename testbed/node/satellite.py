@@ -74,7 +74,7 @@ class Satellite(Node):
         left = await asyncio.gather(*(self._send_up(station, start_s, end_s, a) for a in listed))
         undelivered = [name for name in left if name is not None]
         if undelivered:
-            await self.report("undelivered", chunks=undelivered, missed=f"{self.name} -> {station}")
+            await self.report("undelivered", chunks=undelivered, missed=[self.name, station])
 
     async def _send_up(self, station: str, start_s: float, end_s: float, assignment: Assignment) -> str | None:
         """Deliver one chunk in one contact; its name when the contact ended first and no other was planned for it."""

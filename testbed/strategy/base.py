@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from testbed.errors import ScenarioError
 from testbed.flow import FlowPlan
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from testbed.node.ground import GroundServer
     from testbed.node.satellite import Satellite
     from testbed.scenario import Scenario
+
+
+T = TypeVar("T")
 
 
 class Parcel(Protocol):
@@ -60,6 +63,9 @@ class Desk(Protocol):
 
     async def order(self, node: str, order: Order) -> None:
         """Send one node an order; returns when the node has taken it."""
+
+    async def consider(self, work: Callable[[], T]) -> T:
+        """Do the planner's own work, which no mission time is charged for."""
 
     async def next_report(self) -> Report:
         """The next report of any node that asks for a decision."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.errors import BugError
+from testbed.errors import BugError, LinkError
 from testbed.flow import FlowPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
@@ -47,7 +48,7 @@ class Collaborative(Strategy):
 
     async def coordinate(self, desk: Desk, round: int) -> list[Report]:
         plan = desk.plan
-        flow = self.uplink(plan, desk.scheduler, round, desk.now(), run=desk.run)
+        flow = await desk.consider(partial(self.uplink, plan, desk.scheduler, round, desk.now(), run=desk.run))
         desk.journal("flow_plan", round=round, direction="up", assignments=[a.__dict__ for a in flow.assignments])
         listeners = (plan.ground, *plan.stations)
         await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in listeners))
@@ -69,7 +70,9 @@ class Collaborative(Strategy):
         done.append(report)
 
     async def _send_features(self, desk: Desk, report: Report, done: list[Report]) -> None:
-        flow = self.downlink(desk.plan, desk.scheduler, report.round, desk.now(), run=desk.run)
+        flow = await desk.consider(
+            partial(self.downlink, desk.plan, desk.scheduler, report.round, desk.now(), run=desk.run)
+        )
         desk.journal(
             "flow_plan", round=report.round, direction="down", assignments=[a.__dict__ for a in flow.assignments]
         )
@@ -77,7 +80,15 @@ class Collaborative(Strategy):
 
     async def _send_again(self, desk: Desk, report: Report, done: list[Report]) -> None:
         """A contact ended before its chunks were through: plan them anew over what contacts are left."""
-        desk.journal("replan", round=report.round, missed=report.data["missed"], chunks=report.data["chunks"])
+        sender, receiver = report.data["missed"]
+        open_ = desk.plan.contact(sender, receiver, desk.now())
+        if open_ is not None:
+            # Planned again it would be over the same contact, at the same instant, for ever.
+            raise LinkError(
+                f"{sender} -> {receiver}: closed at {desk.now():.3f} s of mission time; the contact plan says up until "
+                f"{open_.end_s:.3f} s"
+            )
+        desk.journal("replan", round=report.round, missed=f"{sender} -> {receiver}", chunks=report.data["chunks"])
         missed = [ChunkId.parse(chunk) for chunk in report.data["chunks"]]
         await self._again_up(desk, [chunk for chunk in missed if chunk.phase == "gather"])
         await self._again_down(desk, [chunk for chunk in missed if chunk.phase == "down"])
@@ -85,7 +96,8 @@ class Collaborative(Strategy):
     async def _again_up(self, desk: Desk, missed: list[ChunkId]) -> None:
         plan, now_s = desk.plan, desk.now()
         here = dict.fromkeys(plan.satellites, now_s)
-        flow = desk.scheduler.plan_up(plan, [_Parcel(str(c), self._size(plan, c), here) for c in missed], now_s)
+        parcels = [_Parcel(str(chunk), self._size(plan, chunk), here) for chunk in missed]
+        flow = await desk.consider(partial(desk.scheduler.plan_up, plan, parcels, now_s))
         self._journal(desk, flow, "up", missed)
         for satellite in sorted({a.route[0] for a in flow.assignments}):
             await desk.order(satellite, Order("send", missed[0].round, flow.via(satellite)))
@@ -93,7 +105,8 @@ class Collaborative(Strategy):
     async def _again_down(self, desk: Desk, missed: list[ChunkId]) -> None:
         plan, now_s = desk.plan, desk.now()
         parcels = [_Parcel(str(chunk), self._size(plan, chunk), {plan.ground: now_s}) for chunk in missed]
-        flow = desk.scheduler.plan_down(plan, parcels, [chunk.origin for chunk in missed], now_s)
+        owners = [chunk.origin for chunk in missed]
+        flow = await desk.consider(partial(desk.scheduler.plan_down, plan, parcels, owners, now_s))
         self._journal(desk, flow, "down", missed)
         if flow.assignments:
             await desk.order(plan.ground, Order("send", missed[0].round, flow.assignments))

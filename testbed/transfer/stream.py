@@ -292,9 +292,8 @@ class StreamTransport(Transport):
 
     async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:
         link = self._links.setdefault(peer, _Link())
-        async with link.room:
-            with self._clock.in_flight():
-                return await self._deliver(link, peer, chunk, not_before_s, until_s)
+        async with link.room, self._clock.in_flight():
+            return await self._deliver(link, peer, chunk, not_before_s, until_s)
 
     async def _deliver(self, link: _Link, peer: str, chunk: Chunk, not_before_s: float, until_s: float) -> Delivery:
         held, breaks = 0, 0

@@ -64,6 +64,15 @@ def test_a_change_leaves_nothing_of_the_state_before(steps: dict[str, Any]) -> N
     assert steps["changed"]["ours"]["c"]["delay_ms"] == UP["delay_ms"]  # the other peer is as it was
 
 
+def test_another_implementation_reads_the_same(steps: dict[str, Any]) -> None:
+    for step in ("up", "changed", "down"):
+        ours, witness = steps[step]["ours"], steps[step]["witness"]
+        for peer in ("b", "c"):
+            assert witness[peer]["delay_ms"] == pytest.approx(ours[peer]["delay_ms"], abs=64e-6)  # a tick is 64 ns
+            for key in ("rate_bps", "loss_ratio", "limit_packets", "up"):
+                assert witness[peer][key] == pytest.approx(ours[peer][key], abs=1e-9), (step, peer, key)
+
+
 def test_a_link_that_is_down_has_no_netem_left(steps: dict[str, Any]) -> None:
     assert _leaf(steps["down"], "1:3")["kind"] == "blackhole"
     assert steps["down"]["ours"]["c"] == DOWN

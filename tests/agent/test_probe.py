@@ -76,7 +76,7 @@ def test_no_link_is_early_or_too_fast_in_real_time(
 ) -> None:
     # A busy host can make links late and slow (that is what a certificate is for), never early or fast.
     for row in _certificate(guest_script, stock_kernel, tmp_path)["rows"]:
-        assert row["kernel_delay_ms"] == pytest.approx(row["target_delay_ms"], abs=1e-6)
+        assert row["kernel_delay_ms"] == pytest.approx(row["target_delay_ms"], abs=64e-6)
         assert row["kernel_rate_bps"] == row["target_rate_bps"]
         if row["measured_delay_ms"] is not None:
             assert row["measured_delay_ms"] > row["target_delay_ms"] - 0.002

@@ -31,15 +31,15 @@ def test_nothing_that_transmits_is_ever_sped_up_or_stopped(others: list[Seen]) -
     assert decide([*others, _flying(700.0)], RUNNING, NOW_S, EDGES) is None
 
 
+@pytest.mark.parametrize("occupied", [COMPUTING, BUSY])
 @pytest.mark.parametrize("others", [[], [_idle(500.0)], [_idle()], [BUSY]])
-def test_it_holds_while_somebody_computes_and_nothing_is_in_flight(others: list[Seen]) -> None:
-    wish = decide([COMPUTING, *others], RUNNING, NOW_S, EDGES)
-    assert wish is not None
-    assert (wish.mission_s, wish.running) == (NOW_S, False)
+def test_it_holds_while_somebody_is_occupied_and_nothing_is_in_flight(occupied: Seen, others: list[Seen]) -> None:
+    assert decide([occupied, *others], RUNNING, NOW_S, EDGES) == Wish(NOW_S, running=False, votes=False)
 
 
-def test_a_held_clock_stays_held_while_somebody_computes() -> None:
-    assert decide([COMPUTING, _idle(500.0)], HELD, NOW_S, EDGES) is None
+@pytest.mark.parametrize("occupied", [COMPUTING, BUSY])
+def test_a_held_clock_stays_held_while_somebody_is_occupied(occupied: Seen) -> None:
+    assert decide([occupied, _idle(500.0)], HELD, NOW_S, EDGES) is None
 
 
 @pytest.mark.parametrize("nodes", [[_idle(500.0)], [_idle()], [_flying()], [COMPUTING, _flying()]])
@@ -81,7 +81,3 @@ def test_a_skip_that_saves_nothing_is_not_made(wake_s: float) -> None:
 
 def test_where_nobody_waits_for_a_time_there_is_nowhere_to_skip_to() -> None:
     assert decide([_idle(), _idle()], RUNNING, NOW_S, EDGES) is None
-
-
-def test_a_management_call_keeps_the_clock_from_skipping() -> None:
-    assert decide([BUSY, _idle(500.0)], RUNNING, NOW_S, EDGES) is None

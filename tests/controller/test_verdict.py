@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.verdict import BUSY_RATIO, LATE_MS, MUCH_LATE_MS, Judge
+from controller.verdict import BUSY_RATIO, LATE_MS, MUCH_LATE_MS, OVERLAP_S, Judge
 
 
 def _verdict(*events: dict[str, Any], facts: dict[str, Any] | None = None) -> tuple[str, list[str]]:
@@ -22,7 +22,8 @@ def _change(lateness_ms: float) -> dict[str, Any]:
 
 
 def test_a_run_that_nothing_speaks_against_is_valid() -> None:
-    harmless = [{"kind": "transfer"}, {"kind": "cut"}, {"kind": "replan"}, _change(LATE_MS)]
+    overlap = {"kind": "overlap", "held_s": OVERLAP_S / 2}
+    harmless = [{"kind": "transfer"}, {"kind": "cut"}, {"kind": "replan"}, _change(LATE_MS), overlap]
     assert _verdict(*harmless, facts={"busy_ratio": BUSY_RATIO}) == ("valid", [])
     assert _verdict(facts={"busy_ratio": None}) == ("valid", [])
 
@@ -33,6 +34,7 @@ def test_a_run_that_nothing_speaks_against_is_valid() -> None:
         ({"kind": "overrun", "charge_s": 1.0, "late_s": 0.5}, "degraded", "longer than their charge"),
         ({"kind": "stall", "late_s": 0.25}, "degraded", "250 ms"),
         ({"kind": "reconnect", "node": "sat-0-1", "peer": "svalbard"}, "degraded", "sat-0-1 -> svalbard"),
+        ({"kind": "overlap", "held_s": 0.13}, "degraded", "0.13 s in all"),
         (_change(LATE_MS + 0.1), "degraded", "link changes were later"),
         (_change(MUCH_LATE_MS + 1), "invalid", f"{MUCH_LATE_MS + 1:.1f} ms"),
         ({"kind": "link_error", "message": "sat-0-1: no such device"}, "invalid", "no such device"),

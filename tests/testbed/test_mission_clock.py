@@ -134,8 +134,8 @@ def test_what_it_says_it_does() -> None:
             changes += 1
 
         clock.on_activity = count
-        with clock.in_flight():
-            with clock.in_flight():
+        async with clock.in_flight():
+            async with clock.in_flight():
                 assert clock.activity().in_flight == 2
             assert clock.activity().in_flight == 1
         assert clock.activity().in_flight == 0
@@ -168,5 +168,49 @@ def test_a_missed_charge_is_told() -> None:
         assert 0.3 < missed[0][1] < 0.4 + LATE_S
         await clock.compute(0.5, lambda: None)
         assert len(missed) == 1
+
+    _fly(work())
+
+
+def test_bytes_are_declared_at_once_and_move_when_the_clock_runs() -> None:
+    async def work() -> None:
+        clock, moved = MissionClock(), asyncio.Event()
+        overlaps: list[float] = []
+        clock.on_overlap = overlaps.append
+        clock.start(monotonic_s())
+        clock.apply(ClockCommit(clock.epoch + 1, monotonic_s(), 5.0, running=False))
+
+        async def send() -> None:
+            async with clock.in_flight():
+                assert clock.now() >= 5.0
+                moved.set()
+
+        sending = asyncio.ensure_future(send())
+        await asyncio.sleep(0.05)
+        assert clock.activity().in_flight == 1
+        assert not moved.is_set()
+        run_s = monotonic_s() + 0.1
+        clock.apply(ClockCommit(clock.epoch + 1, run_s, 5.0, running=True))
+        await sending
+        assert monotonic_s() >= run_s
+        assert overlaps == []
+
+    _fly(work())
+
+
+def test_bytes_that_move_when_a_hold_comes_are_told() -> None:
+    async def work() -> None:
+        clock = MissionClock()
+        overlaps: list[float] = []
+        clock.on_overlap = overlaps.append
+        clock.start(monotonic_s())
+        begun_s = monotonic_s()
+        async with clock.in_flight():
+            clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.25, 0.25, running=False))
+        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.5, 0.25, running=True))
+        assert overlaps == [pytest.approx(0.25)]
+        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.75, 0.5, running=False))
+        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 1.0, 0.5, running=True))
+        assert len(overlaps) == 1  # nothing moved in the second one
 
     _fly(work())

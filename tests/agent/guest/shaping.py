@@ -7,6 +7,7 @@ import struct
 from dataclasses import asdict
 
 from agent.netem import Shaper
+from agent.witness import Witness
 from testbed.errors import KernelError
 from testbed.link.plan import LinkState
 from testbed.rack.netlink import Rtnetlink, inside
@@ -30,6 +31,7 @@ def refusal(action: object, *arguments: object) -> str:
 boards = Boards(["a", "b", "c", "d"])
 shaper = Shaper("data", {name: boards.address(name) for name in ("b", "c")}, boards.netns["a"])
 shaper.install()
+witness = Witness("data", shaper.classes, boards.netns["a"])
 say(
     step="installed",
     qdiscs=boards.tc("a", "qdisc", "show", "dev", "data"),
@@ -43,6 +45,7 @@ for step, states in {"up": [("b", UP), ("c", UP)], "changed": [("b", CHANGED)], 
         step=step,
         qdiscs=boards.tc("a", "qdisc", "show", "dev", "data"),
         ours={name: asdict(state) for name, state in shaper.read_back().items()},
+        witness={name: asdict(state) for name, state in witness.read().items()},
     )
 
 with inside(boards.netns["a"]):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.planner import make_plan
-from testbed.errors import ScenarioError
+from testbed.errors import BoardError, LinkError, ScenarioError
 from testbed.link.plan import LinkPlan, LinkState
 from testbed.mission import MissionPlan
 from testbed.scenario import load_scenario
@@ -176,6 +176,18 @@ def _shorten(plan: MissionPlan, sender: str, receiver: str, end_s: float) -> Mis
     return replace(plan, contacts=tuple(contacts), link_plans=links)
 
 
+def _crossings(result: dict[str, Any], tensor: str) -> list[dict[str, Any]]:
+    """The tensor's transfers between a satellite and a station."""
+    return [
+        event
+        for event in result["events"]
+        if event["kind"] == "transfer"
+        and event["tensor"] == tensor
+        and event["sender"].startswith("sat") != event["receiver"].startswith("sat")
+        and "ground" not in (event["sender"], event["receiver"])
+    ]
+
+
 def _kinds(result: dict[str, Any]) -> Counter[str]:
     return Counter(event["kind"] for event in result["events"])
 
@@ -191,15 +203,7 @@ def test_a_contact_that_is_missed_changes_when_and_never_what(
     simulate: Simulate, collaborative: dict[str, Any], tensor: str, share: float
 ) -> None:
     """``share`` of the time in which the tensor moves over one link, in the undisturbed run, is left of its contact."""
-    moved = [
-        event
-        for event in collaborative["events"]
-        if event["kind"] == "transfer"
-        and event["tensor"] == tensor
-        and event["round"] == 1
-        and event["sender"].startswith("sat") != event["receiver"].startswith("sat")
-        and "ground" not in (event["sender"], event["receiver"])
-    ]
+    moved = [event for event in _crossings(collaborative, tensor) if event["round"] == 1]
     sender, receiver = moved[0]["sender"], moved[0]["receiver"]
     over = [event for event in moved if (event["sender"], event["receiver"]) == (sender, receiver)]
     begin_s, end_s = min(e["start_s"] for e in over), max(e["end_s"] for e in over)
@@ -213,3 +217,24 @@ def test_a_contact_that_is_missed_changes_when_and_never_what(
     # A chunk that was cut may go on from its byte or, over another station, anew; never is a byte forgotten.
     assert disturbed["bytes"]["up"] >= collaborative["bytes"]["up"]
     assert disturbed["bytes"]["down"] >= collaborative["bytes"]["down"]
+
+
+@pytest.mark.parametrize("tensor", ["embedding", "feature"])
+def test_a_link_that_closes_inside_its_contact_is_named_and_never_planned_for_ever(
+    simulate: Simulate, collaborative: dict[str, Any], tensor: str
+) -> None:
+    moved = next(e for e in _crossings(collaborative, tensor) if e["round"] == 1)
+    sender, receiver = moved["sender"], moved["receiver"]
+    cut_s = (moved["start_s"] + moved["end_s"]) / 2
+
+    def close(plan: MissionPlan) -> MissionPlan:
+        states = plan.link_plans[sender].links[receiver]
+        before = tuple(state for state in states if state.start_s < cut_s)
+        closed = LinkPlan(
+            sender,
+            {**plan.link_plans[sender].links, receiver: (*before, replace(before[-1], start_s=cut_s, rate_bps=0.0))},
+        )
+        return replace(plan, link_plans={**plan.link_plans, sender: closed})
+
+    with pytest.raises((LinkError, BoardError), match=f"{sender} -> {receiver}"):
+        simulate("collaborative", change=close)
