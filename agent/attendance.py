@@ -53,6 +53,7 @@ class Attendance:
                     sequence=activity.sequence,
                     epoch=self._clock.epoch,
                     in_flight=activity.in_flight,
+                    moving=activity.moving,
                     computing=activity.computing > 0,
                     busy=activity.busy,
                     wake_mission_s=activity.wake_mission_s,

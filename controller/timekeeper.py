@@ -22,17 +22,24 @@ COMMIT_LEAD_S = 0.01
 """A commit takes effect this far ahead, so that every node has it by then (management calls take 1-9 ms in a guest)."""
 LEAST_SKIP_S = 0.05
 """Shorter skips cost more real time than they save."""
+LINGER_S = 0.05
+"""A hold lasts this long after the last of them is done: the next order, or the news that a node works on it, is on the
+way. Rounds began with two or three holds, and mission time ran in between."""
 EARLY_S = 0.002
 """A skip lands this much before the event, so that timers fire at it and not after it."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the clock should do next: run from ``mission_s`` or stand at it; ``votes`` says whether to ask first."""
+    """What the clock should do next: run from ``mission_s`` or stand at it.
+
+    ``votes`` says whether to ask first, ``undo`` that it runs on as if it had never stood.
+    """
 
     mission_s: float
     running: bool
-    votes: bool
+    votes: bool = False
+    undo: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,27 +47,40 @@ class Seen:
     """The latest word of one node."""
 
     in_flight: int
+    moving: int
     computing: bool
     busy: int
     wake_mission_s: float | None
     vote_epoch: int | None
 
 
-def decide(nodes: Sequence[Seen], commit: ClockCommit, now_s: float, edges: Sequence[float]) -> Wish | None:
+def is_occupied(nodes: Sequence[Seen]) -> bool:
+    """Whether any node computes or has a management call under way."""
+    return any(node.computing or node.busy for node in nodes)
+
+
+def decide(
+    nodes: Sequence[Seen], commit: ClockCommit, now_s: float, edges: Sequence[float], idle_s: float
+) -> Wish | None:
     """The next commit worth asking for, or None to leave the clock as it is.
 
-    ``now_s`` is mission time, ``edges`` are the sorted mission times at which any link changes.
+    ``now_s`` is mission time, ``edges`` are the sorted mission times at which any link changes, ``idle_s`` is for how
+    long (in real time) nobody has been occupied.
     """
-    occupied = any(node.computing or node.busy for node in nodes)
+    occupied = is_occupied(nodes)
     flying = any(node.in_flight for node in nodes)
     if not commit.running:
-        return None if occupied and not flying else Wish(commit.mission_s, running=True, votes=False)
+        if any(node.moving for node in nodes):
+            # Those bytes were on their way when the hold came: it should not have been.
+            return Wish(commit.mission_s, running=True, undo=True)
+        stays = (occupied or idle_s < LINGER_S) and not flying
+        return None if stays else Wish(commit.mission_s, running=True)
     if flying:
         return None
     if occupied:
         # Not asked for: a vote takes longer than most charges. Who wants to send hears of the hold, declares its bytes
-        # and waits; who began before it heard counts it as an overlap.
-        return Wish(now_s, running=False, votes=False)
+        # and waits; where somebody began before it heard, the hold is undone.
+        return Wish(now_s, running=False)
     following = bisect.bisect_right(edges, now_s + LEAST_SKIP_S)
     waits = [node.wake_mission_s for node in nodes if node.wake_mission_s is not None]
     if not waits:
@@ -74,7 +94,7 @@ class _Seat:
     """One participant: its latest word and how to send it commands."""
 
     send: Callable[[ClockCommand], None]
-    seen: Seen = field(default_factory=lambda: Seen(1, False, 0, None, None))
+    seen: Seen = field(default_factory=lambda: Seen(1, 0, False, 0, None, None))
 
 
 class Timekeeper(ClockServiceServicer):
@@ -92,6 +112,8 @@ class Timekeeper(ClockServiceServicer):
         self._number = self._latest.epoch
         """Epochs and questions share one count, so that an answer can never be taken for another's."""
         self._asked: tuple[int, Wish] | None = None
+        self._occupied, self._occupied_s = False, 0.0
+        self._later: asyncio.TimerHandle | None = None
         self._begun = False
         self.skips = 0
         self.holds = 0
@@ -121,6 +143,7 @@ class Timekeeper(ClockServiceServicer):
                 self._asked = None  # it voted and then something changed: ask again
             seat.seen = Seen(
                 activity.in_flight,
+                activity.moving,
                 activity.computing,
                 activity.busy,
                 activity.wake_mission_s if activity.HasField("wake_mission_s") else None,
@@ -138,10 +161,18 @@ class Timekeeper(ClockServiceServicer):
             return
         own = self._clock.activity()
         seen = {
-            "controller": Seen(own.in_flight, own.computing > 0, own.busy + self.undecided(), own.wake_mission_s, None),
+            "controller": Seen(0, 0, own.computing > 0, own.busy + self.undecided(), own.wake_mission_s, None),
             **{name: seat.seen for name, seat in self._seats.items()},
         }
-        wish = decide(list(seen.values()), self._latest, self._clock.now(), self._edges)
+        nodes = list(seen.values())
+        occupied = is_occupied(nodes)
+        if occupied or self._occupied:
+            self._occupied_s = now_real_s
+        self._occupied = occupied
+        idle_s = now_real_s - self._occupied_s
+        if not occupied and not self._latest.running and idle_s < LINGER_S:
+            self._consider_later(LINGER_S - idle_s)
+        wish = decide(nodes, self._latest, self._clock.now(), self._edges, idle_s)
         if wish is None:
             self._asked = None
         elif not wish.votes:
@@ -156,8 +187,11 @@ class Timekeeper(ClockServiceServicer):
     def _commit(self, wish: Wish) -> None:
         self._number += 1
         real_s = monotonic_s() + COMMIT_LEAD_S
-        # A clock that stops stands at what it will say when it stops.
-        mission_s = wish.mission_s if wish.running else self._clock.now() + COMMIT_LEAD_S
+        mission_s = wish.mission_s
+        if wish.undo:
+            mission_s += real_s - self._latest.real_s
+        elif not wish.running:
+            mission_s = self._clock.now() + COMMIT_LEAD_S  # what it will say when it stops
         commit = ClockCommit(self._number, real_s, mission_s, wish.running)
         self._latest, self._asked = commit, None
         self.skips += wish.running and wish.votes
@@ -172,7 +206,12 @@ class Timekeeper(ClockServiceServicer):
                 )
             )
         )
-        asyncio.get_running_loop().call_later(COMMIT_LEAD_S, self._consider)
+        self._consider_later(COMMIT_LEAD_S)
+
+    def _consider_later(self, after_s: float) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(after_s, self._consider)
 
     def _tell(self, command: ClockCommand) -> None:
         for seat in self._seats.values():

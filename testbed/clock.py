@@ -95,6 +95,10 @@ class Clock(ABC):
     async def compute(self, charge_s: float, work: Callable[[], T]) -> T:
         """Do ``work`` and let it cost exactly ``charge_s`` of mission time, as the device profile says."""
 
+    async def ahead(self, work: Callable[[], T]) -> T:
+        """Do, without cost, work that a later :meth:`compute` is charged for."""
+        return work()
+
     def in_flight(self) -> AbstractAsyncContextManager[None]:
         """Declare bytes in flight, from the sender's declaration to the receiver's acknowledgement; entered as soon as
         they may move."""

@@ -17,7 +17,7 @@ from testbed.flow import Assignment
 from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
-from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join
+from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join, split
 from testbed.transfer.transport import Delivery, Transport
 
 if TYPE_CHECKING:
@@ -125,6 +125,11 @@ class Node(ABC):
             with suppress(LinkClosed):
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
                 return
+
+    def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
+        """A tensor's bytes as this round's chunks, each with its hash."""
+        size = self.plan.scenario.chunk_bytes
+        return split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
 
     async def collect(self, tensor: str, phase: str, origin: str, size: int) -> bytes:
         """A tensor's bytes as soon as all of them are here."""

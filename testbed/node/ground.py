@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from testbed.flow import Assignment
 from testbed.node.base import Node
 from testbed.node.orders import Order
-from testbed.transfer.chunks import Chunk, ChunkId, split
+from testbed.transfer.chunks import Chunk, ChunkId
 
 if TYPE_CHECKING:
     from testbed.learning.features import Backbone
@@ -34,24 +34,10 @@ class GroundServer(Node):
         elif order.kind == "send":
             await self.downlink(order.assignments)
 
-    def encode_all(self, embeddings: dict[str, bytes], counts: dict[str, int]) -> dict[str, bytes]:
-        """The backbone on everybody's cut tensors, origin by origin in fixed micro-batches; encoded features."""
-        return {origin: self.backbone.encode(payload, counts[origin]) for origin, payload in embeddings.items()}
-
-    def offer(self, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
-        """Cut a result into chunks and keep them until the flow plan says where they go."""
-        chunks = split(
-            payload,
-            self.plan.scenario.chunk_bytes,
-            run=self.run,
-            round=self.round,
-            phase="down",
-            origin=origin,
-            tensor=tensor,
-        )
+    def offer(self, chunks: Sequence[Chunk]) -> None:
+        """Keep a result's chunks until the flow plan says where they go."""
         for chunk in chunks:
             self.mailbox.put(chunk)
-        return chunks
 
     async def downlink(self, assignments: Sequence[Assignment]) -> None:
         """Hand each chunk to the station its contact is at; the station keeps it until the contact opens."""

@@ -10,7 +10,7 @@ from testbed.errors import LinkClosed
 from testbed.flow import Assignment
 from testbed.node.base import Node
 from testbed.node.orders import Order
-from testbed.transfer.chunks import ChunkId, split
+from testbed.transfer.chunks import Chunk, ChunkId
 from testbed.transfer.ring import gather_routes
 
 if TYPE_CHECKING:
@@ -44,20 +44,12 @@ class Satellite(Node):
 
     async def gather(self, tensor: str, sizes: dict[str, int], payload: bytes) -> dict[str, bytes]:
         """Ring all-gather: everybody's bytes by origin, the own included. ``sizes`` in bytes, of every ring node."""
-        self.share(tensor, payload)
+        self.share(self.cut("gather", tensor, self.name, payload))
         return {origin: await self.collect(tensor, "gather", origin, sizes[origin]) for origin in sorted(self.ring)}
 
-    def share(self, tensor: str, payload: bytes) -> None:
+    def share(self, block: Sequence[Chunk]) -> None:
         """Start sending the own block both ways around the ring."""
-        for chunk in split(
-            payload,
-            self.plan.scenario.chunk_bytes,
-            run=self.run,
-            round=self.round,
-            phase="gather",
-            origin=self.name,
-            tensor=tensor,
-        ):
+        for chunk in block:
             self.mailbox.put(chunk)
             for route in gather_routes(self.ring, self.name, chunk.id.index):
                 self.spawn(self.forward(chunk.along(route, keep=True)))

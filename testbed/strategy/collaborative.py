@@ -15,7 +15,7 @@ from testbed.node.orders import Order, Report
 from testbed.strategy import rounds, sizes
 from testbed.strategy.base import Desk, Scheduler, Strategy
 from testbed.strategy.forecast import Forecast, Phase
-from testbed.transfer.chunks import ChunkId
+from testbed.transfer.chunks import Chunk, ChunkId
 from testbed.transfer.ring import gather_arrivals
 from testbed.transfer.transport import PAYLOAD_SHARE
 
@@ -186,8 +186,13 @@ class Collaborative(Strategy):
         plan, shard = satellite.plan, satellite.shard
         counts = sizes.encoded_counts(plan, order.round)
         charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[satellite.name])
-        payload = await satellite.compute("embed", charge_s, lambda: shard.embed(order.round))
-        satellite.share("embedding", payload)
+        satellite.share(
+            await satellite.compute(
+                "embed",
+                charge_s,
+                lambda: satellite.cut("gather", "embedding", satellite.name, shard.embed(order.round)),
+            )
+        )
         up = satellite.uplink(order.assignments)
         size = sizes.feature_bytes(plan, counts[satellite.name])
         down = satellite.wait("features", satellite.collect("feature", "down", satellite.name, size))
@@ -199,13 +204,17 @@ class Collaborative(Strategy):
     async def ground_round(self, ground: GroundServer, order: Order) -> None:
         plan = ground.plan
         counts = sizes.encoded_counts(plan, order.round)
-        embeddings = {}
+
+        async def encoded(origin: str) -> list[Chunk]:
+            """What the charge below stands for, done as soon as it can be: at the end bytes may still be in flight."""
+            size = sizes.embedding_bytes(plan, counts[origin])
+            payload = await ground.collect("embedding", "gather", origin, size)
+            return await ground.clock.ahead(
+                lambda: ground.cut("down", "feature", origin, ground.backbone.encode(payload, counts[origin]))
+            )
+
         with ground.activity("wait", "embeddings"):
-            for origin in sorted(counts):
-                size = sizes.embedding_bytes(plan, counts[origin])
-                embeddings[origin] = await ground.collect("embedding", "gather", origin, size)
+            features = await asyncio.gather(*(encoded(origin) for origin in sorted(counts)))
         charge_s = plan.scenario.devices.ground.charge_s("encode", sum(counts.values()))
-        features = await ground.compute("backbone", charge_s, lambda: ground.encode_all(embeddings, counts))
-        for origin, payload in features.items():
-            ground.offer("feature", origin, payload)
+        await ground.compute("backbone", charge_s, lambda: ground.offer([c for chunks in features for c in chunks]))
         await ground.report("features_ready", computed_ahead=ground.backbone.hits, computed_here=ground.backbone.misses)

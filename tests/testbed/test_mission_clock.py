@@ -136,10 +136,10 @@ def test_what_it_says_it_does() -> None:
         clock.on_activity = count
         async with clock.in_flight():
             async with clock.in_flight():
-                assert clock.activity().in_flight == 2
+                assert (clock.activity().in_flight, clock.activity().moving) == (2, 2)
             assert clock.activity().in_flight == 1
         assert clock.activity().in_flight == 0
-        assert changes == 4
+        assert changes == 6
         go = threading.Event()
         computing = asyncio.ensure_future(clock.compute(0.0, go.wait))
         await asyncio.sleep(0.05)
@@ -187,7 +187,7 @@ def test_bytes_are_declared_at_once_and_move_when_the_clock_runs() -> None:
 
         sending = asyncio.ensure_future(send())
         await asyncio.sleep(0.05)
-        assert clock.activity().in_flight == 1
+        assert (clock.activity().in_flight, clock.activity().moving) == (1, 0)
         assert not moved.is_set()
         run_s = monotonic_s() + 0.1
         clock.apply(ClockCommit(clock.epoch + 1, run_s, 5.0, running=True))
@@ -198,7 +198,8 @@ def test_bytes_are_declared_at_once_and_move_when_the_clock_runs() -> None:
     _fly(work())
 
 
-def test_bytes_that_move_when_a_hold_comes_are_told() -> None:
+@pytest.mark.parametrize("undone", [False, True])
+def test_bytes_that_move_when_a_hold_comes_are_told_unless_it_is_undone(undone: bool) -> None:
     async def work() -> None:
         clock = MissionClock()
         overlaps: list[float] = []
@@ -207,10 +208,28 @@ def test_bytes_that_move_when_a_hold_comes_are_told() -> None:
         begun_s = monotonic_s()
         async with clock.in_flight():
             clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.25, 0.25, running=False))
-        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.5, 0.25, running=True))
-        assert overlaps == [pytest.approx(0.25)]
-        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.75, 0.5, running=False))
-        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 1.0, 0.5, running=True))
-        assert len(overlaps) == 1  # nothing moved in the second one
+            mission_s = 0.5 if undone else 0.25
+            clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.5, mission_s, running=True))
+        assert overlaps == ([] if undone else [pytest.approx(0.25)])
+        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 0.75, 0.75, running=False))
+        clock.apply(ClockCommit(clock.epoch + 1, begun_s + 1.0, 0.75, running=True))
+        assert len(overlaps) == (0 if undone else 1)  # nothing moved in the second one
+
+    _fly(work())
+
+
+def test_bytes_that_stop_moving_inside_a_hold_overlap_until_then() -> None:
+    async def work() -> None:
+        clock = MissionClock()
+        overlaps: list[float] = []
+        clock.on_overlap = overlaps.append
+        clock.start(monotonic_s())
+        async with clock.in_flight():
+            held_s = monotonic_s()
+            clock.apply(ClockCommit(clock.epoch + 1, held_s, 5.0, running=False))
+            await asyncio.sleep(0.1)
+        moved_s = monotonic_s() - held_s
+        clock.apply(ClockCommit(clock.epoch + 1, held_s + 100.0, 5.0, running=True))
+        assert 0.1 <= overlaps[0] <= moved_s
 
     _fly(work())

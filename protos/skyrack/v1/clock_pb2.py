@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/skyrack/v1/clock.proto\x12\x11protos.skyrack.v1\"B\n\rAttendRequest\x12\x31\n\x08\x61\x63tivity\x18\x01 \x01(\x0b\x32\x1f.protos.skyrack.v1.NodeActivity\"\xc9\x01\n\x0cNodeActivity\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x11\n\tcomputing\x18\x05 \x01(\x08\x12\x1b\n\x0ewake_mission_s\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nvote_epoch\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x0c\n\x04\x62usy\x18\x08 \x01(\rB\x11\n\x0f_wake_mission_sB\r\n\x0b_vote_epoch\"B\n\x0e\x41ttendResponse\x12\x30\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1f.protos.skyrack.v1.ClockCommand\"|\n\x0c\x43lockCommand\x12\x32\n\x07prepare\x18\x01 \x01(\x0b\x32\x1f.protos.skyrack.v1.PrepareEpochH\x00\x12\x30\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1e.protos.skyrack.v1.CommitEpochH\x00\x42\x06\n\x04step\"\x1d\n\x0cPrepareEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"Z\n\x0b\x43ommitEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tmission_s\x18\x02 \x01(\x01\x12\x18\n\x10real_monotonic_s\x18\x03 \x01(\x01\x12\x0f\n\x07running\x18\x04 \x01(\x08\x32\x61\n\x0c\x43lockService\x12Q\n\x06\x41ttend\x12 .protos.skyrack.v1.AttendRequest\x1a!.protos.skyrack.v1.AttendResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/skyrack/v1/clock.proto\x12\x11protos.skyrack.v1\"B\n\rAttendRequest\x12\x31\n\x08\x61\x63tivity\x18\x01 \x01(\x0b\x32\x1f.protos.skyrack.v1.NodeActivity\"\xd9\x01\n\x0cNodeActivity\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x11\n\tcomputing\x18\x05 \x01(\x08\x12\x1b\n\x0ewake_mission_s\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nvote_epoch\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x0c\n\x04\x62usy\x18\x08 \x01(\r\x12\x0e\n\x06moving\x18\t \x01(\rB\x11\n\x0f_wake_mission_sB\r\n\x0b_vote_epoch\"B\n\x0e\x41ttendResponse\x12\x30\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1f.protos.skyrack.v1.ClockCommand\"|\n\x0c\x43lockCommand\x12\x32\n\x07prepare\x18\x01 \x01(\x0b\x32\x1f.protos.skyrack.v1.PrepareEpochH\x00\x12\x30\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1e.protos.skyrack.v1.CommitEpochH\x00\x42\x06\n\x04step\"\x1d\n\x0cPrepareEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"Z\n\x0b\x43ommitEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x11\n\tmission_s\x18\x02 \x01(\x01\x12\x18\n\x10real_monotonic_s\x18\x03 \x01(\x01\x12\x0f\n\x07running\x18\x04 \x01(\x08\x32\x61\n\x0c\x43lockService\x12Q\n\x06\x41ttend\x12 .protos.skyrack.v1.AttendRequest\x1a!.protos.skyrack.v1.AttendResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTENDREQUEST']._serialized_start=52
   _globals['_ATTENDREQUEST']._serialized_end=118
   _globals['_NODEACTIVITY']._serialized_start=121
-  _globals['_NODEACTIVITY']._serialized_end=322
-  _globals['_ATTENDRESPONSE']._serialized_start=324
-  _globals['_ATTENDRESPONSE']._serialized_end=390
-  _globals['_CLOCKCOMMAND']._serialized_start=392
-  _globals['_CLOCKCOMMAND']._serialized_end=516
-  _globals['_PREPAREEPOCH']._serialized_start=518
-  _globals['_PREPAREEPOCH']._serialized_end=547
-  _globals['_COMMITEPOCH']._serialized_start=549
-  _globals['_COMMITEPOCH']._serialized_end=639
-  _globals['_CLOCKSERVICE']._serialized_start=641
-  _globals['_CLOCKSERVICE']._serialized_end=738
+  _globals['_NODEACTIVITY']._serialized_end=338
+  _globals['_ATTENDRESPONSE']._serialized_start=340
+  _globals['_ATTENDRESPONSE']._serialized_end=406
+  _globals['_CLOCKCOMMAND']._serialized_start=408
+  _globals['_CLOCKCOMMAND']._serialized_end=532
+  _globals['_PREPAREEPOCH']._serialized_start=534
+  _globals['_PREPAREEPOCH']._serialized_end=563
+  _globals['_COMMITEPOCH']._serialized_start=565
+  _globals['_COMMITEPOCH']._serialized_end=655
+  _globals['_CLOCKSERVICE']._serialized_start=657
+  _globals['_CLOCKSERVICE']._serialized_end=754
 # @@protoc_insertion_point(module_scope)

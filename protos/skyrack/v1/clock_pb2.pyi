@@ -4,9 +4,10 @@ isort:skip_file
 The mission clock in real time: how nodes agree to skip time in which nothing happens, and to hold it while a shared
 host computes longer than charged.
 
-A skip takes two phases, a hold only the second. The controller prepares an epoch; each node votes for it if it has nothing in flight and waits for a
-mission time or a declared message. When all have voted the controller commits: it names the mission time and the real
-instant from which on it holds. Without a commit every clock runs on.
+A skip takes two phases. The controller prepares an epoch; each node votes for it if it has nothing in flight and waits
+for a mission time or a declared message. When all have voted the controller commits: it names the mission time and the
+real instant from which on it holds. A hold takes the second phase alone, and is undone where bytes were moving when it
+came. Without a commit every clock runs on.
 """
 
 from google.protobuf import descriptor as _descriptor
@@ -60,6 +61,7 @@ class NodeActivity(_message.Message):
     WAKE_MISSION_S_FIELD_NUMBER: _builtins.int
     VOTE_EPOCH_FIELD_NUMBER: _builtins.int
     BUSY_FIELD_NUMBER: _builtins.int
+    MOVING_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node."""
     sequence: _builtins.int
@@ -76,6 +78,8 @@ class NodeActivity(_message.Message):
     """The prepared epoch that the node agrees to; absent where it agrees to none."""
     busy: _builtins.int
     """Management calls under way: nothing on a data link, but something is about to happen."""
+    moving: _builtins.int
+    """Those in flight whose bytes move; the others were declared while the clock stood, and wait until it runs."""
     def __init__(
         self,
         *,
@@ -87,10 +91,11 @@ class NodeActivity(_message.Message):
         wake_mission_s: _builtins.float | None = ...,
         vote_epoch: _builtins.int | None = ...,
         busy: _builtins.int = ...,
+        moving: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch", "_wake_mission_s", b"_wake_mission_s", "vote_epoch", b"vote_epoch", "wake_mission_s", b"wake_mission_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch", "_wake_mission_s", b"_wake_mission_s", "busy", b"busy", "computing", b"computing", "epoch", b"epoch", "in_flight", b"in_flight", "node", b"node", "sequence", b"sequence", "vote_epoch", b"vote_epoch", "wake_mission_s", b"wake_mission_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch", "_wake_mission_s", b"_wake_mission_s", "busy", b"busy", "computing", b"computing", "epoch", b"epoch", "in_flight", b"in_flight", "moving", b"moving", "node", b"node", "sequence", b"sequence", "vote_epoch", b"vote_epoch", "wake_mission_s", b"wake_mission_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__vote_epoch: _TypeAlias = _typing.Literal["vote_epoch"]  # noqa: Y015
     _WhichOneofArgType__vote_epoch: _TypeAlias = _typing.Literal["_vote_epoch", b"_vote_epoch"]  # noqa: Y015

@@ -4,9 +4,10 @@ isort:skip_file
 The mission clock in real time: how nodes agree to skip time in which nothing happens, and to hold it while a shared
 host computes longer than charged.
 
-A skip takes two phases, a hold only the second. The controller prepares an epoch; each node votes for it if it has nothing in flight and waits for a
-mission time or a declared message. When all have voted the controller commits: it names the mission time and the real
-instant from which on it holds. Without a commit every clock runs on.
+A skip takes two phases. The controller prepares an epoch; each node votes for it if it has nothing in flight and waits
+for a mission time or a declared message. When all have voted the controller commits: it names the mission time and the
+real instant from which on it holds. A hold takes the second phase alone, and is undone where bytes were moving when it
+came. Without a commit every clock runs on.
 """
 
 from collections import abc as _abc
