@@ -32,7 +32,7 @@ def make_plan(scenario: Scenario, strategy: str = "collaborative", scheduler: st
         )
     edges = ring_edges(constellation)
     check_line_of_sight(propagator, edges, duration_s=scenario.duration_s, min_altitude_km=scenario.isl.min_altitude_km)
-    contacts = find_contacts(constellation, scenario.stations, scenario.epoch, scenario.duration_s)
+    contacts = find_contacts(propagator, scenario.stations, scenario.duration_s)
     links = compile_link_plans(
         propagator=propagator,
         constellation=constellation,

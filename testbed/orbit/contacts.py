@@ -14,8 +14,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.orbit.constellation import Constellation
-from testbed.orbit.propagate import Array, Ephemeris, Propagator, geodetic_itrs_km
+from testbed.orbit.motion import Array, Motion
+from testbed.orbit.propagate import Ephemeris, geodetic_itrs_km
 from testbed.orbit.stations import Station
 
 GRID_STEP_S = 30.0
@@ -49,15 +49,13 @@ class Contact:
         return self.end_s - self.start_s
 
 
-def find_contacts(
-    constellation: Constellation, stations: Sequence[Station], epoch: datetime, duration_s: float
-) -> tuple[Contact, ...]:
+def find_contacts(motion: Motion, stations: Sequence[Station], duration_s: float) -> tuple[Contact, ...]:
     """All contacts in ``[0, duration_s]``, sorted by start, satellite, station.
 
     At each edge that is not the horizon's, the elevation equals the station's mask within 0.01 s of motion.
     """
-    ephemeris = Ephemeris(Propagator(constellation, epoch), duration_s, GRID_STEP_S)
-    found = chain.from_iterable(_passes(constellation.names, one, ephemeris) for one in stations)
+    ephemeris = Ephemeris(motion, duration_s, GRID_STEP_S)
+    found = chain.from_iterable(_passes(motion.names, one, ephemeris) for one in stations)
     return tuple(sorted(found, key=lambda one: (one.start_s, one.satellite, one.station)))
 
 

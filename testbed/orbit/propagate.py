@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from testbed.errors import BugError, ScenarioError
 from testbed.orbit.constellation import Constellation, Satellite
+from testbed.orbit.motion import Array, Motion
 
 if TYPE_CHECKING:
     from sgp4.api import Satrec
-
-Array = NDArray[np.float64]
 
 DAY_S = 86400.0
 
@@ -109,14 +108,14 @@ class Ephemeris:
     SGP4's array interface does not.
     """
 
-    def __init__(self, propagator: Propagator, duration_s: float, step_s: float = 30.0) -> None:
+    def __init__(self, motion: Motion, duration_s: float, step_s: float = 30.0) -> None:
         if not (duration_s > 0 and step_s > 0):
             raise BugError(f"an ephemeris needs a positive duration and step, not {duration_s} and {step_s}")
         intervals = max(1, math.ceil(duration_s / step_s))
         self.duration_s = duration_s
         self.step_s = duration_s / intervals
         self.grid_s: Array = np.linspace(0.0, duration_s, intervals + 1)
-        self.position_km, self.velocity_km_s = propagator.state_itrs_km(self.grid_s)
+        self.position_km, self.velocity_km_s = motion.state_itrs_km(self.grid_s)
 
     def position_at_km(self, row: NDArray[np.intp], at_s: Array) -> Array:
         """Positions of satellites ``row`` at ``at_s``, which broadcast together; shape (..., 3), in km."""

@@ -26,6 +26,9 @@ class Station:
     altitude_m: float
     min_elevation_deg: float
     source: str
+    horizon_deg: tuple[tuple[float, float], ...] = ()
+    """Terrain: (azimuth, elevation) corners in order of azimuth (0 is north, 90 east), joined by straight lines and
+    around. A satellite must be above it and above ``min_elevation_deg``; empty for a flat horizon."""
 
 
 _LANDSAT = "Landsat 8/9 ground network, usgs.gov/landsat-missions/usgs-landsat-ground-stations"

@@ -35,7 +35,7 @@ class Mission:
         self.constellation: Constellation = parse_constellation(code)
         self.propagator = Propagator(self.constellation, EPOCH)
         self.edges = ring_edges(self.constellation)
-        self.contacts: tuple[Contact, ...] = find_contacts(self.constellation, STATIONS, EPOCH, DURATION_S)
+        self.contacts: tuple[Contact, ...] = find_contacts(self.propagator, STATIONS, DURATION_S)
         self.plans: dict[str, LinkPlan] = compile_link_plans(
             propagator=self.propagator,
             constellation=self.constellation,

@@ -22,6 +22,10 @@ DEMO = "D:705:98.2:8/1/0"
 LANDSAT = tuple(station(name) for name in ("Svalbard", "Sioux Falls", "Alice Springs", "Neustrelitz"))
 
 
+def _motion(code: str) -> Propagator:
+    return Propagator(parse_constellation(code), EPOCH)
+
+
 def _masked(stations: tuple[Station, ...], min_elevation_deg: float) -> tuple[Station, ...]:
     return tuple(dataclasses.replace(one, min_elevation_deg=min_elevation_deg) for one in stations)
 
@@ -78,7 +82,7 @@ class Skyfield:
 
 def _compare(code: str, stations: tuple[Station, ...], duration_s: float) -> int:
     """Same passes for every pair, and skyfield's altitude at our edges. Returns how many passes there were."""
-    contacts = find_contacts(parse_constellation(code), stations, EPOCH, duration_s)
+    contacts = find_contacts(_motion(code), stations, duration_s)
     oracle = Skyfield(code, EPOCH, stations)
     for satellite in oracle.satellites:
         for slug, one in oracle.stations.items():
@@ -117,34 +121,34 @@ def test_slow_orbits_have_skyfields_passes() -> None:
 
 def test_a_grazing_pass_between_two_samples_is_one_short_contact() -> None:
     lone = _masked((station("Neustrelitz"),), 10.0)
-    best = max(find_contacts(parse_constellation(DEMO), lone, EPOCH, 10800.0), key=lambda one: one.max_elevation_deg)
+    best = max(find_contacts(_motion(DEMO), lone, 10800.0), key=lambda one: one.max_elevation_deg)
     for below_deg in (0.1, 0.01, 0.001):
         mask_deg = best.max_elevation_deg - below_deg
-        grazing = find_contacts(parse_constellation(DEMO), _masked(lone, mask_deg), EPOCH, 10800.0)
+        grazing = find_contacts(_motion(DEMO), _masked(lone, mask_deg), 10800.0)
         assert [one.satellite for one in grazing] == [best.satellite]
         assert grazing[0].max_elevation_deg == pytest.approx(best.max_elevation_deg, abs=1e-6)
         assert 0 < grazing[0].end_s - grazing[0].start_s < 30
-    assert not find_contacts(parse_constellation(DEMO), _masked(lone, best.max_elevation_deg + 0.001), EPOCH, 10800.0)
+    assert not find_contacts(_motion(DEMO), _masked(lone, best.max_elevation_deg + 0.001), 10800.0)
 
 
 def test_passes_are_cut_by_the_horizon() -> None:
-    whole = find_contacts(parse_constellation(DEMO), LANDSAT, EPOCH, 10800.0)
+    whole = find_contacts(_motion(DEMO), LANDSAT, 10800.0)
     chosen = next(one for one in whole if one.start_s > 0)
     middle_s = (chosen.start_s + chosen.end_s) / 2
-    early = find_contacts(parse_constellation(DEMO), LANDSAT, EPOCH, middle_s)
+    early = find_contacts(_motion(DEMO), LANDSAT, middle_s)
     cut = [one for one in early if (one.satellite, one.station) == (chosen.satellite, chosen.station)][-1]
     assert cut.end_s == middle_s
     assert cut.start_s == pytest.approx(chosen.start_s, abs=1e-3)
     # A geostationary satellite over the station's meridian is up all the time: one contact, cut at both ends.
-    always = find_contacts(parse_constellation("D:35786:0:6/1/0"), (STATIONS["Matera"],), EPOCH, 3600.0)
+    always = find_contacts(_motion("D:35786:0:6/1/0"), (STATIONS["Matera"],), 3600.0)
     assert always
     assert {(one.start_s, one.end_s) for one in always} == {(0.0, 3600.0)}
 
 
 def test_contacts_are_sorted_and_repeatable() -> None:
-    contacts = find_contacts(parse_constellation(DEMO), LANDSAT, EPOCH, 10800.0)
+    contacts = find_contacts(_motion(DEMO), LANDSAT, 10800.0)
     assert list(contacts) == sorted(contacts, key=lambda one: (one.start_s, one.satellite, one.station))
-    assert contacts == find_contacts(parse_constellation(DEMO), tuple(reversed(LANDSAT)), EPOCH, 10800.0)
+    assert contacts == find_contacts(_motion(DEMO), tuple(reversed(LANDSAT)), 10800.0)
 
 
 def test_csv_says_when_in_utc() -> None:
