@@ -22,7 +22,8 @@ from testbed.link.budget import SPEED_OF_LIGHT_KM_S, ConstantBudget, LinkBudget,
 from testbed.link.plan import LinkPlan, LinkState, queue_limit_packets
 from testbed.orbit.constellation import Constellation
 from testbed.orbit.contacts import Contact
-from testbed.orbit.propagate import Array, Ephemeris, Propagator, geodetic_itrs_km
+from testbed.orbit.motion import Array
+from testbed.orbit.propagate import Ephemeris, Propagator, geodetic_itrs_km
 from testbed.orbit.stations import Station
 from testbed.orbit.topology import Edge
 
