@@ -1,4 +1,4 @@
-"""A busy host must not bend a measurement: either the mission takes as long as on a quiet one, or the verdict says no."""
+"""A busy host bends no measurement: the mission takes as long as on a quiet one, or the verdict is not `valid`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ class Boards:
     def run(self, node: str, *command: str) -> str:
         """The output of a command in the node's namespace."""
         inside = ["nsenter", f"--net=/proc/{self.pids[node]}/ns/net", *command]
-        environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}  # tc; an ordinary user's has neither
+        # tc lies where an ordinary user's PATH does not look.
+        environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
         return subprocess.run(inside, capture_output=True, text=True, check=True, env=environment).stdout
 
 
