@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from controller.journal import Journal
 from controller.rundir import METRICS, RunDirectory
+from controller.verdict import with_host
 from testbed import manifest, registry
 from testbed.errors import BugError, ScenarioError, SkyrackError
 from testbed.metrics import Metrics
@@ -93,6 +94,7 @@ def run_experiment(
         except SkyrackError as error:
             record({"kind": "failed", "node": "controller", "mission_s": 0.0, "error": str(error)})
             raise
+    outcome = with_host(outcome)
     outcome["real_time_s"] = time.monotonic() - begun
     return _keep(directory, plan, rack, choice, outcome)
 

@@ -12,6 +12,8 @@ MUCH_LATE_MS = 500.0
 """Later than this a contact's start or end is wrong by more than any residual worth reporting."""
 OVERLAP_S = 0.1
 """Bytes that moved for longer than this, all in all, while mission time stood, took too little of it."""
+HOST_WAIT_RATIO = 0.1
+"""Above this share of real time spent waiting for a processor that the host gave to others, links carried less."""
 BUSY_RATIO = 0.9
 """Above this there is no telling a full link from a full processor."""
 
@@ -78,3 +80,16 @@ class Judge:
         if invalid:
             return "invalid", invalid + degraded
         return ("degraded", degraded) if degraded else ("valid", [])
+
+
+def with_host(outcome: dict[str, Any]) -> dict[str, Any]:
+    """A rack's outcome with its verdict after what only the host knows: how long the rack waited for a processor.
+
+    A guest's own clocks run on while it is not running; on a time-travel kernel that distorts nothing.
+    """
+    ratio = outcome["facts"].get("host_wait_ratio")
+    if ratio is None or ratio <= HOST_WAIT_RATIO or not outcome["facts"]["clock"].startswith("real time"):
+        return outcome
+    reason = f"the host was busy: the rack waited for a processor {ratio:.0%} of the time"
+    verdict = "degraded" if outcome["verdict"] == "valid" else outcome["verdict"]
+    return {**outcome, "verdict": verdict, "verdict_reasons": [*outcome["verdict_reasons"], reason]}

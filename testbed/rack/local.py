@@ -24,6 +24,7 @@ from testbed.errors import RunError
 from testbed.rack.base import Job, Rack, Record
 from testbed.rack.kernel import GuestKernel, find_guest_kernel, probe_native
 from testbed.rack.uml import STOP_POLL_S, run_in_guest
+from testbed.rack.waiting import HostWatch
 from testbed.scenario import Scenario
 
 MEMORY_MB = 4096
@@ -80,6 +81,7 @@ class LocalRack(Rack):
             binds=[folder, Path.cwd(), Path(sys.prefix), Path(__file__).resolve().parents[2]],
             memory_mb=MEMORY_MB,
             on_line=listener.line,
+            on_start=listener.started,
             log_path=log,
             stop=self._stop,
         )
@@ -127,8 +129,13 @@ class _Listener:
 
     def __init__(self, record: Record) -> None:
         self._record = record
+        self._host = HostWatch()
         self._result: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
+
+    def started(self, session: int) -> None:
+        """The session on the host that the rack's processes are in."""
+        self._host.session = session
 
     def line(self, text: str) -> None:
         """One line of the inside's standard output."""
@@ -141,6 +148,7 @@ class _Listener:
         elif event["kind"] == "error":
             self._error = event
         else:
+            self._host.observe(event)
             self._record(event)
 
     def result(self, code: int, log: Path) -> dict[str, Any]:
@@ -150,6 +158,7 @@ class _Listener:
         if code != 0 or self._result is None:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
             raise RunError(f"the rack ended with exit code {code} and no result; the end of {log}:\n{tail}")
+        self._result["facts"]["host_wait_ratio"] = self._host.ratio()
         return self._result
 
 
@@ -166,6 +175,7 @@ def _run_natively(command: Sequence[str], listener: _Listener, log: Path, stop: 
             start_new_session=True,
         )
         assert process.stdout is not None
+        listener.started(process.pid)
         pending = b""
         try:
             while True:

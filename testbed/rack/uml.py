@@ -54,6 +54,7 @@ def run_in_guest(
     memory_mb: int,
     on_line: Callable[[str], None],
     log_path: Path,
+    on_start: Callable[[int], None] = lambda session: None,
     stop: threading.Event | None = None,
 ) -> int:
     """Boot one guest, run ``argv`` as its one command, and return the command's exit code (128 + n for signal n).
@@ -61,7 +62,8 @@ def run_in_guest(
     ``env`` is the command's whole environment, to which :data:`GUEST_ENVIRONMENT` and ``SKYRACK_GUEST`` (``virtual``
     or ``real``: the guest's time) are added. ``binds`` are host directories below /tmp, /run or /dev/shm to be
     visible in the guest at the same path; ``cwd`` always is. ``on_line`` gets each line of standard output without
-    its newline, in the calling thread. ``log_path`` is appended to.
+    its newline, in the calling thread; ``on_start`` the host's session id of the guest's processes. ``log_path`` is
+    appended to.
 
     RackError when the guest dies without an exit code (with the end of its log) or cannot be started; Interrupted
     when ``stop`` was set: by then everything has been torn down.
@@ -94,7 +96,7 @@ def run_in_guest(
         assert supervisor.stdin is not None
         supervisor.stdin.write(json.dumps(request).encode() + b"\n")
         supervisor.stdin.flush()
-        facts = _follow(lines_read, supervisor, on_line, stop)
+        facts = _follow(lines_read, supervisor, on_line, on_start, stop)
     finally:
         os.close(lines_read)
         _end(supervisor)
@@ -184,6 +186,7 @@ def _follow(
     lines_read: int,
     supervisor: subprocess.Popen[bytes],
     on_line: Callable[[str], None],
+    on_start: Callable[[int], None],
     stop: threading.Event | None,
 ) -> dict[str, Any] | None:
     """Hand over the guest's lines until it is gone; what the supervisor said of it, or None when ``stop`` was set.
@@ -209,7 +212,10 @@ def _follow(
                 if descriptor == lines_read:
                     on_line(line.decode("utf-8", "replace"))
                 else:
-                    facts |= json.loads(line)
+                    said = json.loads(line)
+                    facts |= said
+                    if "process_group" in said:
+                        on_start(said["process_group"])
             if not piece and descriptor == said_read and "exit_code" not in facts and "process_group" in facts:
                 facts["error"] = "its supervisor was killed"
                 with contextlib.suppress(ProcessLookupError):

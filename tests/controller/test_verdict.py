@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.verdict import BUSY_RATIO, LATE_MS, MUCH_LATE_MS, OVERLAP_S, Judge
+from controller.verdict import BUSY_RATIO, HOST_WAIT_RATIO, LATE_MS, MUCH_LATE_MS, OVERLAP_S, Judge, with_host
 
 
 def _verdict(*events: dict[str, Any], facts: dict[str, Any] | None = None) -> tuple[str, list[str]]:
@@ -62,3 +62,21 @@ def test_the_worst_counts_and_everything_is_said() -> None:
     assert found == "invalid"
     assert reasons[0] == "the satellites ended with 2 different weights"
     assert "2 computations" in reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("clock", "ratio", "verdict", "found"),
+    [
+        ("real time with skip and hold", HOST_WAIT_RATIO / 2, "valid", "valid"),
+        ("real time with skip and hold", None, "valid", "valid"),
+        ("real time with skip and hold", 0.34, "valid", "degraded"),
+        ("real time with skip and hold", 0.34, "invalid", "invalid"),
+        ("the guest's own, virtual", 0.34, "valid", "valid"),
+    ],
+)
+def test_a_rack_that_waited_for_the_host(clock: str, ratio: float | None, verdict: str, found: str) -> None:
+    outcome = {"verdict": verdict, "verdict_reasons": [], "facts": {"clock": clock, "host_wait_ratio": ratio}}
+    weighed = with_host(outcome)
+    assert weighed["verdict"] == found
+    said = [reason for reason in weighed["verdict_reasons"] if "34%" in reason]
+    assert len(said) == (ratio == 0.34 and clock.startswith("real"))
