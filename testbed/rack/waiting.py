@@ -1,6 +1,6 @@
 """How long a rack's processes waited for a processor that the host gave to others.
 
-From inside a guest kernel a busy host cannot be told from a long computation: its clocks run on while it is not running.
+From inside a guest kernel a busy host looks like a long computation: its clocks run on while it is not running.
 The host's scheduler knows (proc(5), ``/proc/PID/schedstat``: nanoseconds on a run queue), so it is asked there.
 """
 
