@@ -27,12 +27,13 @@ ifneq ($(filter true 1,$(CI) $(SKYRACK_KERNEL_BUILD)),)
 TEST_KERNEL := kernel
 endif
 
-.PHONY: help demo test test-fast lint protos kernel host venv clean
+.PHONY: help demo test test-fast bench lint protos kernel host venv clean
 
 help:
 	@echo 'make demo       run the demo scenario (installs what is missing)'
 	@echo 'make test       run the checks and all tests (installs what is missing)'
 	@echo 'make test-fast  run the tests that boot no guest and take no long'
+	@echo 'make bench      measure speeds against named peers, into build/bench.json'
 	@echo 'make lint       run the checks alone'
 	@echo 'make protos     regenerate the protobuf code'
 	@echo 'make kernel     build the time-travel kernel, once, into ~/.cache/skyrack'
@@ -47,6 +48,9 @@ test: $(VENV_DEV) host $(TEST_KERNEL) lint
 
 test-fast: $(VENV_DEV)
 	@$(VENV_PYTHON) -m pytest -m 'not slow and not guest'
+
+bench: $(VENV_DEV) host
+	@$(VENV_PYTHON) -m tests.bench
 
 lint: $(VENV_DEV)
 	.venv/bin/ruff check

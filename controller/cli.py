@@ -1,4 +1,4 @@
-"""The command line: ``skyrack plan | run | report | compare | runs | doctor``.
+"""The command line: ``skyrack plan | contacts | links | run | report | compare | runs | doctor``.
 
 Standard output carries the answer (a table, or one JSON document with ``--format json``), standard error everything
 else. Nothing heavy is imported before a command needs it: ``--help`` answers at once.
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -23,7 +23,7 @@ import typer
 from testbed.errors import ExitCode, Interrupted, ScenarioError, SkyrackError
 
 if TYPE_CHECKING:
-    from testbed.mission import MissionPlan
+    from testbed.scenario import Scenario
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +33,16 @@ class Format(str, Enum):
 
     TABLE = "table"
     JSON = "json"
+
+
+class ContactFormat(str, Enum):
+    """How a contact plan is written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    ION = "ion"
+    JSON = "json"
+    CZML = "czml"
 
 
 class Rack(str, Enum):
@@ -142,16 +152,73 @@ def plan(
     seed: SeedOption = None,
     rounds: RoundsOption = None,
     set_: SetOption = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw ground tracks and passes: .html or .png.")
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show passes, links, transfers and predicted time. Runs nothing."""
     from controller import console
+    from controller.planner import make_plan
+    from testbed.orbit.sky import open_sky
 
-    made = _plan(scenario, strategy, scheduler, mode=mode, seed=seed, rounds=rounds, assignments=set_)
+    read = _scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds)
+    sky = open_sky(read)
+    _warn(sky.orbits.warnings)
+    if plot is not None:
+        from controller.atlas import draw_sky
+
+        draw_sky(read, sky, plot)
+    made = make_plan(read, strategy, scheduler, sky)
     if format_ is Format.JSON:
         console.emit_json(console.plan_document(made))
     else:
         console.emit(*console.plan_tables(made))
+
+
+@command
+def contacts(
+    scenario: ScenarioArgument,
+    set_: SetOption = None,
+    format_: Annotated[ContactFormat, typer.Option("--format", help="How to write the plan.")] = ContactFormat.TABLE,
+) -> None:
+    """Show every pass of the horizon, or write the contact plan for another tool. Any constellation."""
+    from controller import console
+    from testbed.link.network import contact_rates_bps
+    from testbed.orbit.contact_plan import Scope, contacts_document
+    from testbed.orbit.sky import open_sky
+
+    read = _scenario(scenario, set_)
+    sky = open_sky(read)
+    _warn(sky.orbits.warnings)
+    if format_ is ContactFormat.TABLE:
+        console.emit(console.contact_plan_table(read, sky.contacts))
+    else:
+        rates_bps = contact_rates_bps(read, sky) if format_ is ContactFormat.ION else None
+        sys.stdout.write(contacts_document(format_.value, sky.contacts, Scope.of(read, sky, rates_bps)))
+
+
+@command
+def links(
+    scenario: ScenarioArgument,
+    node: Annotated[str, typer.Option("--node", metavar="NAME", help="Whose links: sat-0-0, svalbard, ground, ...")],
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Show one node's link plan: what each link out of it is, from when on. Any constellation."""
+    from controller import console
+    from testbed.link.network import compile_network
+    from testbed.orbit.sky import open_sky
+
+    read = _scenario(scenario, set_)
+    sky = open_sky(read)
+    _warn(sky.orbits.warnings)
+    network = compile_network(read, sky, node)
+    rows = console.link_rows(network.link_plans[node], read.epoch)
+    if format_ is Format.JSON:
+        console.emit_json(rows)
+    else:
+        console.emit(console.link_plan_table(node, rows))
 
 
 @command
@@ -173,11 +240,12 @@ def run(
     """Run a scenario, and keep everything about it in a run directory."""
     from controller import console, live
     from controller.experiment import Choice, run_experiment
+    from controller.planner import make_plan
     from controller.report import write_report
     from controller.rundir import RunDirectory
 
     with _stoppable() as stop:
-        made = _plan(scenario, strategy, scheduler, mode=mode, seed=seed, rounds=rounds, assignments=set_)
+        made = make_plan(_scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds), strategy, scheduler)
         directory = RunDirectory.create(runs_dir, made.scenario.name)
         choice = Choice(rack.value, time.value, scheduler)
         try:
@@ -267,17 +335,19 @@ def doctor(runs_dir: RunsOption = Path("runs"), format_: FormatOption = Format.T
     raise typer.Exit(int(exit_code(checks)))
 
 
-def _plan(
-    scenario: str,
-    strategy: str,
-    scheduler: str,
-    *,
-    mode: str | None,
-    seed: str | None,
-    rounds: str | None,
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        sys.stderr.write(f"skyrack: {warning}\n")
+
+
+def _scenario(
+    path_or_name: str,
     assignments: list[str] | None,
-) -> MissionPlan:
-    from controller.planner import make_plan
+    *,
+    mode: str | None = None,
+    seed: str | None = None,
+    rounds: str | None = None,
+) -> Scenario:
     from testbed.scenario import load_scenario
 
     overrides = {}
@@ -290,7 +360,7 @@ def _plan(
         overrides[key.strip()] = value
     short = {"learning.mode": mode, "seed": seed, "learning.rounds": rounds}
     overrides |= {key: value for key, value in short.items() if value is not None}
-    return make_plan(load_scenario(scenario, overrides), strategy, scheduler)
+    return load_scenario(path_or_name, overrides)
 
 
 @contextmanager

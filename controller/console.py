@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,13 +15,17 @@ from rich.text import Text
 from controller.charts import clock_text
 from controller.report import percent, size
 from testbed.metrics import direction
+from testbed.orbit.contact_plan import TABLE_COLUMNS, table_rows, utc_text
 from testbed.units import format_rate_bps
 
 if TYPE_CHECKING:
     from controller.compare import Comparison
     from controller.doctor import Check
     from controller.figures import RunFigures
+    from testbed.link.plan import LinkPlan
     from testbed.mission import MissionPlan
+    from testbed.orbit.contacts import Contact
+    from testbed.scenario import Scenario
 
 PLAIN_WIDTH = 120
 """Columns of a table that goes into a file or a pipe."""
@@ -71,6 +75,55 @@ def _time_text(value_s: float | None) -> str:
 
 def _marked(word: str) -> Text:
     return Text(word, style=_MARKS.get(word, ""))
+
+
+# -- contacts and links ---------------------------------------------------------------------------------------------
+
+
+def contact_plan_table(scenario: Scenario, contacts: Sequence[Contact]) -> Table:
+    """Every contact of the horizon."""
+    return _table(
+        f"Contacts of {scenario.name}, {clock_text(scenario.duration_s)} from {utc_text(scenario.epoch, 0.0)}",
+        TABLE_COLUMNS,
+        table_rows(contacts, scenario.epoch),
+        right=("to", "for", "highest"),
+    )
+
+
+def link_rows(plan: LinkPlan, epoch: datetime) -> list[dict[str, Any]]:
+    """A node's link plan: one row a state, by peer and time. ``rate_bps`` 0 is a link that is down."""
+    return [
+        {
+            "peer": peer,
+            "start": utc_text(epoch, state.start_s),
+            "delay_ms": state.delay_ms,
+            "rate_bps": state.rate_bps,
+            "loss_ratio": state.loss_ratio,
+            "limit_packets": state.limit_packets,
+        }
+        for peer, states in sorted(plan.links.items())
+        for state in states
+    ]
+
+
+def link_plan_table(node: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The same for people."""
+    return _table(
+        f"Links out of {node}",
+        ("to", "from (UTC)", "delay", "rate", "loss", "queue"),
+        [
+            (
+                row["peer"],
+                row["start"].replace("T", " ").rstrip("Z"),
+                f"{row['delay_ms']:.3f} ms",
+                format_rate_bps(round(row["rate_bps"])) if row["rate_bps"] else "down",
+                f"{row['loss_ratio']:.2%}" if row["loss_ratio"] else "-",
+                f"{row['limit_packets']} packets",
+            )
+            for row in rows
+        ],
+        right=("delay", "rate", "loss", "queue"),
+    )
 
 
 # -- plan -------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,6 @@ class EarliestFinish(Scheduler):
     name: ClassVar[str] = "earliest-finish"
 
     def plan_up(self, plan: MissionPlan, parcels: Sequence[Parcel], now_s: float) -> FlowPlan:
-        rate_Bps = plan.scenario.space_ground.up_rate_bps * PAYLOAD_SHARE / 8
         slots = _open_slots(plan, now_s)
         left = list(parcels)
         assignments: list[Assignment] = []
@@ -54,7 +53,7 @@ class EarliestFinish(Scheduler):
             options = [
                 option
                 for position in range(len(near))
-                for option in [_up_option(near, position, left, rate_Bps)]
+                for option in [_up_option(plan, near, position, left)]
                 if option is not None
             ]
             if not options:
@@ -72,8 +71,7 @@ class EarliestFinish(Scheduler):
         return FlowPlan(tuple(sorted(assignments, key=lambda a: (a.start_s, a.chunk))))
 
     def plan_down(self, plan: MissionPlan, parcels: Sequence[Parcel], owners: Sequence[str], now_s: float) -> FlowPlan:
-        rate_Bps = plan.scenario.space_ground.down_rate_bps * PAYLOAD_SHARE / 8
-        isl_Bps = plan.scenario.isl.rate_bps * PAYLOAD_SHARE / 8
+        isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
         backhaul_s = plan.scenario.ground.backhaul_delay_ms / 1000
         slots = _open_slots(plan, now_s + backhaul_s)
         assignments: list[Assignment] = []
@@ -85,7 +83,7 @@ class EarliestFinish(Scheduler):
                     continue
                 onward = shortest_route(ring, slot.contact.satellite, owner)
                 start_s = max(slot.free_s, slot.contact.start_s)
-                end_s = start_s + parcel.size / rate_Bps
+                end_s = _through_s(plan, slot.contact.station, slot.contact.satellite, start_s, parcel.size)
                 if end_s > slot.contact.end_s:
                     continue
                 there_s = end_s + len(onward) * parcel.size / isl_Bps
@@ -111,24 +109,29 @@ def _near(slots: Sequence[_Slot]) -> list[_Slot]:
     return sorted(slots, key=lambda slot: (slot.free_s, slot.contact.satellite))[:LOOKAHEAD]
 
 
-def _up_option(near: list[_Slot], position: int, left: Sequence[Parcel], rate_Bps: float) -> _Option | None:
+def _through_s(plan: MissionPlan, sender: str, receiver: str, start_s: float, payload_bytes: float) -> float:
+    """When a payload that leaves from ``start_s`` on is through, as the link plan's rates have it."""
+    return plan.link_plans[sender].finish_s(receiver, start_s, payload_bytes / PAYLOAD_SHARE)
+
+
+def _up_option(plan: MissionPlan, near: list[_Slot], position: int, left: Sequence[Parcel]) -> _Option | None:
     """The parcel that this contact would finish first, perhaps with help of the station's next contact."""
     slot = near[position]
-    satellite = slot.contact.satellite
+    satellite, station = slot.contact.satellite, slot.contact.station
     index = min(range(len(left)), key=lambda i: (max(slot.free_s, left[i].ready_s(satellite)), left[i].chunk))
     parcel = left[index]
     start_s = max(slot.free_s, parcel.ready_s(satellite))
-    end_s = start_s + parcel.size / rate_Bps
+    end_s = _through_s(plan, satellite, station, start_s, parcel.size)
     closes_s = slot.contact.end_s
     if end_s <= closes_s:
         return _Option(end_s, index, ((slot, start_s, end_s),))
     if start_s >= closes_s:
         return None
-    rest = parcel.size - (closes_s - start_s) * rate_Bps
+    rest = parcel.size - plan.link_plans[satellite].carried_bytes(station, start_s, closes_s) * PAYLOAD_SHARE
     for later in near:
-        if later is not slot and later.contact.station == slot.contact.station and later.free_s >= closes_s:
+        if later is not slot and later.contact.station == station and later.free_s >= closes_s:
             resumed_s = max(later.free_s, parcel.ready_s(later.contact.satellite))
-            done_s = resumed_s + rest / rate_Bps
+            done_s = _through_s(plan, later.contact.satellite, station, resumed_s, rest)
             if done_s <= later.contact.end_s:
                 return _Option(done_s, index, ((slot, start_s, closes_s), (later, resumed_s, done_s)))
     return None

@@ -129,12 +129,12 @@ class RunDirectory:
 
     def write_plan(self, plan: MissionPlan) -> None:
         """What is known before the run: scenario as given and resolved, contact plan, link plans."""
-        from testbed.orbit.contacts import contacts_csv
+        from testbed.orbit.contact_plan import write_csv
         from testbed.scenario import dump_scenario
 
         self.write_text(SCENARIO, plan.scenario.text)
         self.write_text(RESOLVED, dump_scenario(plan.scenario))
-        self.write_text(CONTACT_PLAN, contacts_csv(plan.contacts, plan.scenario.epoch))
+        self.write_text(CONTACT_PLAN, write_csv(plan.contacts, plan.scenario.epoch))
         self.write_json(PREDICTION, plan.prediction)
         for node, links in plan.link_plans.items():
             self.write_json(f"{LINKS}/{node}.json", {**links.to_dict(), "sha256": links.digest()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,6 +45,19 @@ class MissionPlan:
     def ring_of(self, satellite: str) -> tuple[str, ...]:
         """The ring a satellite is in."""
         return self._ring_by_satellite[satellite]
+
+    @cached_property
+    def isl_rate_bps(self) -> float:
+        """The least rate that any inter-satellite link has while it is up; infinity where there is none."""
+        rates_bps = [
+            state.rate_bps
+            for satellite in self.satellites
+            for peer, states in self.link_plans[satellite].links.items()
+            if peer in self._ring_by_satellite
+            for state in states
+            if state.up
+        ]
+        return min(rates_bps, default=math.inf)
 
     def contact(self, one: str, other: str, at_s: float) -> Contact | None:
         """The contact between a satellite and a station (in either order) that the plan has open at a mission time."""

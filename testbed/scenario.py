@@ -6,7 +6,7 @@ Every name carries its unit; in the file the key drops it and the value carries 
 from __future__ import annotations
 
 import difflib
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -14,47 +14,49 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from testbed import devices, scenario_file, scenario_keys
 from testbed.devices import DeviceProfile
 from testbed.errors import ScenarioError
 from testbed.orbit.constellation import GRAMMAR, parse_constellation
-from testbed.orbit.stations import STATIONS, Station, station
+from testbed.orbit.stations import STATIONS, Station
 from testbed.scenario_file import Entry
 from testbed.scenario_keys import Text
+from testbed.scenario_links import (
+    PLACE_KEYS,
+    GroundSettings,
+    IslSettings,
+    Name,
+    PlaceSettings,
+    Settings,
+    SpaceGroundSettings,
+    ToleranceSettings,
+    TraceSettings,
+    existing_file,
+    written_station,
+)
 
-NETEM_MAX_RATE_BPS = 34e9
-"""netem's rate is 32 bits of bytes per second (tc_netem_rate in linux/pkt_sched.h): 34.36 Gbit/s."""
-NETEM_MAX_DELAY_MS = 274_000.0
-"""netem's delay is 32 bits of 64 ns ticks (linux/pkt_sched.h): 274.9 s."""
 MAX_DURATION_S = 30 * 86_400.0
 """Contacts and link plans of the whole horizon are held in memory."""
 
 
+ELEMENT_SUFFIXES = frozenset({".tle", ".txt", ".json", ".csv", ".xml", ".oem"})
+"""Of files that stand in a constellation's place: element sets and ephemerides."""
+
+
 def _constellation(entry: Entry, text: str) -> str:
+    if Path(text).suffix.casefold() in ELEMENT_SUFFIXES:
+        return existing_file("no such file of orbits", _CONSTELLATION)(entry, text)
     return parse_constellation(text).code
 
 
 def _dataset(entry: Entry, text: str) -> str:
-    if text == "landsat":
-        return text
-    path = (entry.folder / text).absolute()
-    try:
-        if path.is_file():
-            return str(path)
-    except (OSError, ValueError):
-        pass  # a path that no file system takes is not there either
-    raise ScenarioError("no such data set", found=text, allowed=_DATASET)
+    return text if text == "landsat" else existing_file("no such data set", _DATASET)(entry, text)
 
 
-def _name(entry: Entry, text: str) -> str:
-    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", text) is None:
-        raise ScenarioError("not a name", found=text, allowed=_NAME)
-    return text
-
-
-_NAME = "up to 63 small letters, digits, dots and hyphens, a letter or digit first (it names folders and hosts)"
+_CONSTELLATION = f"{GRAMMAR}; or the path of a file: .tle, .txt, .json, .csv, .xml (OMM) or .oem"
+_CONTACTS = "the path of a contact plan: .csv, .json or .ion"
 _DATASET = "landsat, or the path of an .npz file"
 _INSTANT = Text(
     scenario_file.read_instant,
@@ -65,54 +67,17 @@ _PROFILE = Text(
     lambda entry, text: devices.profile(text), attrgetter("name"), "a device profile: " + ", ".join(devices.PROFILES)
 )
 _STATION = Text(
-    lambda entry, text: station(text), attrgetter("name"), "a ground station: " + ", ".join(sorted(STATIONS))
+    lambda entry, text: PlaceSettings(name=text).station(),
+    written_station,
+    f"a ground station: {', '.join(sorted(STATIONS))}; or a section with {', '.join(PLACE_KEYS)}",
+    section=PlaceSettings,
+    make=PlaceSettings.station,
 )
 
-Name = Annotated[str, Text(_name, allowed=_NAME)]
 Profile = Annotated[DeviceProfile, _PROFILE]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class IslSettings(_Settings):
-    """Links inside a plane. ``rate_bps`` holds for each direction of each link."""
-
-    topology: Literal["ring"] = "ring"
-    rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
-    min_altitude_km: float = Field(default=80.0, ge=0, le=2_000)
-    """The ray between two satellites stays above this; 80 km is the emulators' usual figure for the atmosphere."""
-
-
-class SpaceGroundSettings(_Settings):
-    """Links between a satellite and a ground station during a contact."""
-
-    up_rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
-    down_rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
-    min_elevation_deg: float = Field(ge=0, lt=90)
-
-
-class GroundSettings(_Settings):
-    """The ground server and its links to all stations."""
-
-    name: Name = "ground"
-    backhaul_delay_ms: float = Field(ge=0, le=NETEM_MAX_DELAY_MS)
-    backhaul_rate_bps: float = Field(gt=0, le=NETEM_MAX_RATE_BPS)
-
-
-class ToleranceSettings(_Settings):
-    """``delay_ms``: how far a link plan may be from the orbit; the others: how far a probe may be from the plan."""
-
-    delay_ms: float = Field(default=0.1, gt=0, le=1_000)
-    probe_delay_ms: float = Field(default=1.0, gt=0, le=1_000)
-    probe_rate_low: float = Field(default=0.05, ge=0, le=1)
-    """Share of the planned rate that may be missing."""
-    probe_rate_high: float = Field(default=0.01, ge=0, le=1)
-    """Share of the planned rate that may be too much."""
-
-
-class LearningSettings(_Settings):
+class LearningSettings(Settings):
     """What is fine-tuned, on what, and how."""
 
     model: Literal["minilm"] = "minilm"
@@ -136,14 +101,14 @@ class LearningSettings(_Settings):
     """Share of the training data that no satellite gets."""
 
 
-class DeviceSettings(_Settings):
+class DeviceSettings(Settings):
     """Which device a node stands for: what its computation is charged."""
 
     satellite: Profile
     ground: Profile
 
 
-class RackSettings(_Settings):
+class RackSettings(Settings):
     """``capacity_bps`` is what the rack carries at a time; plans above it are refused.
 
     100 Mbit/s: one User-Mode Linux guest in real time carries 150 to 200.
@@ -152,7 +117,7 @@ class RackSettings(_Settings):
     capacity_bps: float = Field(default=100e6, gt=0)
 
 
-class Scenario(_Settings):
+class Scenario(Settings):
     """One experiment. ``source`` is the path it was read from, ``text`` the file as given."""
 
     name: Name
@@ -161,11 +126,16 @@ class Scenario(_Settings):
     """Mission time 0."""
     duration_s: float = Field(gt=0, le=MAX_DURATION_S)
     """How far ahead contacts are known; the run ends when its rounds do."""
-    constellation: Annotated[str, Text(_constellation, allowed=GRAMMAR)]
+    constellation: Annotated[str, Text(_constellation, allowed=_CONSTELLATION)]
+    """A constellation code, or the path of a file of elements or ephemerides."""
     isl: IslSettings
     stations: Annotated[tuple[Station, ...], _STATION]
     space_ground: SpaceGroundSettings
     ground: GroundSettings
+    contacts: Annotated[str | None, Text(existing_file("no such contact plan", _CONTACTS), allowed=_CONTACTS)] = None
+    """A file of contacts that stands in place of what the orbits say."""
+    traces: tuple[TraceSettings, ...] = ()
+    """Links that follow a recording instead of the model."""
     tolerance: ToleranceSettings = ToleranceSettings()
     learning: LearningSettings
     devices: DeviceSettings
@@ -197,12 +167,14 @@ def load_scenario(path_or_name: str, overrides: Mapping[str, str] | None = None)
     for key, value in (overrides or {}).items():
         tree = scenario_file.override(tree, key, value)
     binding = scenario_keys.bind(Scenario, tree, given=_NOT_IN_FILE)
-    elevation_deg = binding.values["space_ground"]["min_elevation_deg"]
-    binding.values["stations"] = tuple(
-        replace(one, min_elevation_deg=elevation_deg) for one in binding.values["stations"]
-    )
     binding.values |= {"source": str(path), "text": text}
     scenario = scenario_keys.build(Scenario, binding)
+    mask_deg = scenario.space_ground.min_elevation_deg
+    stations = tuple(
+        replace(one, min_elevation_deg=mask_deg) if math.isnan(one.min_elevation_deg) else one
+        for one in scenario.stations
+    )
+    scenario = scenario.model_copy(update={"stations": stations})
     _check_names(scenario, binding)
     return scenario
 

@@ -11,8 +11,9 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from dataclasses import dataclass, field, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
@@ -34,12 +35,15 @@ Model = TypeVar("Model", bound=BaseModel)
 class Text:
     """How a field that is neither number nor choice is written: attach it to the field with ``Annotated``.
 
-    ``read`` may raise a ScenarioError without a place. For a tuple it reads and writes one element.
+    ``read`` may raise a ScenarioError without a place. For a tuple it reads and writes one element. An element may also
+    be a section: ``section`` is its model, from which ``make`` makes the value; ``write`` then gives text or model.
     """
 
     read: Callable[[Entry, str], Any]
-    write: Callable[[Any], str] = str
+    write: Callable[[Any], str | BaseModel] = str
     allowed: str = "a text"
+    section: type[BaseModel] | None = None
+    make: Callable[[Any], Any] = lambda model: model
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,14 @@ class _Key:
 
     @property
     def kind(self) -> Any:
-        return self.info.annotation
+        """The type, without the None of what may be left out; of a list the type of one element."""
+        kind = _required(self.info.annotation)
+        return get_args(kind)[0] if get_origin(kind) is tuple else kind
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a list."""
+        return get_origin(_required(self.info.annotation)) is tuple
 
     @property
     def allowed(self) -> str:
@@ -75,6 +86,13 @@ class _Key:
         return "; ".join(words)
 
 
+def _required(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        (kind,) = [argument for argument in get_args(annotation) if argument is not NoneType]
+        return kind
+    return annotation
+
+
 def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
@@ -85,8 +103,9 @@ def _keys(model: type[BaseModel], skip: frozenset[str] = frozenset()) -> list[_K
         if name in skip:
             continue
         text = next((item for item in info.metadata if isinstance(item, Text)), None)
-        split = quantity_of(name) if text is None and info.annotation in (int, float) else None
-        keys.append(_Key(name, split[0] if split else name, info, split[1] if split else None, text))
+        key = _Key(name, name, info, None, text)
+        split = quantity_of(name) if text is None and key.kind in (int, float) else None
+        keys.append(replace(key, key=split[0], quantity=split[1]) if split else key)
     return keys
 
 
@@ -130,7 +149,7 @@ def bind(model: type[BaseModel], entry: Entry, given: frozenset[str] = frozenset
             hint = f"; did you mean {close[0]}?" if close else ""
             inner.refuse(f"unknown key{hint}", inside, ", ".join(keys), found=name[:80])
         binding.entries[key.name] = (key, inner)
-        if _is_model(key.kind):
+        if _is_model(key.kind) and not key.several:
             section = bind(key.kind, inner, path=inside)
             binding.sections[key.name] = section
             binding.values[key.name] = section.values
@@ -156,18 +175,33 @@ def build(model: type[Model], binding: Binding) -> Model:
         message = str(first["msg"]).removeprefix("Value error, ")
         if place is None:
             assert binding.entry is not None
-            binding.entry.refuse(message, ".".join(str(part) for part in first["loc"]), "see docs/architecture.md")
+            path = ".".join(filter(None, (binding.path, *(str(part) for part in first["loc"]))))
+            binding.entry.refuse(message, path, "a section with " + ", ".join(key.key for key in _keys(model)))
         key, entry, path = place
         message = "out of range" if any(word in first["type"] for word in ("greater", "less", "int_from")) else message
         entry.refuse(message, path, key.allowed)
 
 
 def _value(key: _Key, entry: Entry, path: str) -> Any:
-    if get_origin(key.kind) is tuple:
+    if key.several:
         if not isinstance(entry.value, tuple):
             entry.refuse("a list is needed", path, f"a list, each of {key.allowed}")
-        return tuple(_scalar(key, one, f"{path}[{index}]") for index, one in enumerate(entry.value))
+        return tuple(_element(key, one, f"{path}[{index}]") for index, one in enumerate(entry.value))
     return _scalar(key, entry, path)
+
+
+def _element(key: _Key, entry: Entry, path: str) -> Any:
+    """One of a list: a section of its own, or a single value."""
+    if _is_model(key.kind):
+        return build(key.kind, bind(key.kind, entry, path=path))
+    text = key.text
+    if text is None or text.section is None or not isinstance(entry.value, Mapping):
+        return _scalar(key, entry, path)
+    model = build(text.section, bind(text.section, entry, path=path))
+    try:
+        return text.make(model)
+    except ScenarioError as error:
+        raise _placed(error, entry, f"{path}.{error.field}" if error.field else path) from None
 
 
 def _scalar(key: _Key, entry: Entry, path: str) -> Any:
@@ -224,12 +258,17 @@ def dump(value: BaseModel, skip: frozenset[str] = frozenset()) -> str:
 
 
 def _plain(value: BaseModel, skip: frozenset[str] = frozenset()) -> dict[str, Any]:
-    return {key.key: _written(key, getattr(value, key.name)) for key in _keys(type(value), skip)}
+    given = [(key, getattr(value, key.name)) for key in _keys(type(value), skip)]
+    return {key.key: _written(key, inner) for key, inner in given if inner is not None}
 
 
 def _written(key: _Key, value: Any) -> Any:
+    return [_one_written(key, one) for one in value] if key.several else _one_written(key, value)
+
+
+def _one_written(key: _Key, value: Any) -> Any:
+    if key.text is not None:
+        value = key.text.write(value)
     if isinstance(value, BaseModel):
         return _plain(value)
-    if key.text is not None:
-        return [key.text.write(one) for one in value] if isinstance(value, tuple) else key.text.write(value)
     return key.quantity.format(value) if key.quantity else value

@@ -1,8 +1,8 @@
 """Quantities at the edge: text with a unit on the outside, plain SI floats with the unit in the name on the inside.
 
 A quantity is a decimal number and a unit, with or without a blank between them: ``3.5 Mbit/s``, ``3 h``, ``128KiB``.
-The unit is mandatory, and negative quantities do not exist here. Decimal prefixes are those of the SI, binary ones
-(KiB, MiB, GiB) those of IEC 80000-13. Conversion is exact arithmetic, rounded to a float once, so that
+The unit is mandatory, and only quantities that have a sign may be negative. Decimal prefixes are those of the SI,
+binary ones (KiB, MiB, GiB) those of IEC 80000-13. Conversion is exact arithmetic, rounded to a float once, so that
 ``0.1 ms`` in milliseconds is the float 0.1; every ``format_*`` gives a text that parses back to the same float.
 """
 
@@ -29,6 +29,7 @@ class Quantity:
     unit: str
     scale: Mapping[str, Decimal]
     example: str
+    signed: bool = False
 
     @property
     def allowed(self) -> str:
@@ -47,7 +48,7 @@ class Quantity:
             close = [spelling for spelling in self.scale if spelling.casefold() == unit.casefold()]
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ScenarioError(f"{unit!r} is not a unit of {self.noun}{hint}", found=text, allowed=self.allowed)
-        if number < 0:
+        if number < 0 and not self.signed:
             raise ScenarioError(f"a {self.noun} cannot be negative", found=text, allowed=self.allowed)
         try:
             return float(Fraction(number) * Fraction(self.scale[unit]))
@@ -85,7 +86,12 @@ RATE = Quantity(
 DURATION = Quantity("duration", "s", _scale(us="1e-6", ms="1e-3", s="1", min="60", h="3600", d="86400"), "3 h")
 DELAY = Quantity("delay", "ms", _scale(us="1e-3", ms="1", s="1e3"), "12 ms")
 DISTANCE = Quantity("distance", "km", _scale(m="1e-3", km="1"), "80 km")
-ANGLE = Quantity("angle", "deg", _scale(deg="1"), "10 deg")
+HEIGHT = Quantity("height", "m", _scale(m="1", km="1e3"), "450 m", signed=True)
+ANGLE = Quantity("angle", "deg", _scale(deg="1"), "10 deg", signed=True)
+FREQUENCY = Quantity("frequency", "Hz", _scale(Hz="1", kHz="1e3", MHz="1e6", GHz="1e9"), "8.2 GHz")
+LEVEL = Quantity("level", "dB", _scale(dB="1"), "1.5 dB", signed=True)
+POWER = Quantity("power", "dBW", _scale(dBW="1"), "12 dBW", signed=True)
+SENSITIVITY = Quantity("figure of merit", "dB/K", {"dB/K": Decimal(1)}, "31 dB/K", signed=True)
 SIZE = Quantity(
     "size",
     "B",
@@ -101,7 +107,12 @@ BY_SUFFIX: dict[str, Quantity] = {
     "s": DURATION,
     "ms": DELAY,
     "km": DISTANCE,
+    "m": HEIGHT,
     "deg": ANGLE,
+    "hz": FREQUENCY,
+    "db": LEVEL,
+    "dbw": POWER,
+    "dbk": SENSITIVITY,
     "bytes": SIZE,
 }
 """The quantity that a name's last part stands for: ``rate_bps`` is a rate in bit/s."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from testbed.errors import BugError
@@ -62,6 +63,26 @@ class LinkPlan:
         """When the link to ``peer`` is up: (start_s, end_s), in order. A link that stays up ends at infinity."""
         return self._windows[peer]
 
+    def carried_bytes(self, peer: str, start_s: float, end_s: float) -> float:
+        """What the link to ``peer`` can carry from ``start_s`` to ``end_s``, headers included."""
+        return max(0.0, self._carried_bytes(peer, end_s) - self._carried_bytes(peer, start_s))
+
+    def finish_s(self, peer: str, start_s: float, size_bytes: float) -> float:
+        """When ``size_bytes`` (headers included) that are sent from ``start_s`` on have left; infinity for never."""
+        if size_bytes <= 0:
+            return start_s
+        states, carried = self.links[peer], self._carried[peer]
+        wanted = self._carried_bytes(peer, start_s) + size_bytes
+        last = bisect_left(carried, wanted) - 1
+        rate_bps = states[last].rate_bps
+        return states[last].start_s + (wanted - carried[last]) * 8 / rate_bps if rate_bps > 0 else math.inf
+
+    def _carried_bytes(self, peer: str, at_s: float) -> float:
+        """Since mission time 0."""
+        last = max(0, bisect_right(self._starts_s[peer], at_s) - 1)
+        state = self.links[peer][last]
+        return self._carried[peer][last] + max(0.0, at_s - state.start_s) * state.rate_bps / 8
+
     def changes(self) -> tuple[tuple[float, str, LinkState], ...]:
         """Every state of every link as (start_s, peer, state), in the order in which they are to be applied."""
         every = [(state.start_s, peer, state) for peer, states in self.links.items() for state in states]
@@ -86,6 +107,22 @@ class LinkPlan:
     @cached_property
     def _starts_s(self) -> dict[str, list[float]]:
         return {peer: [state.start_s for state in states] for peer, states in self.links.items()}
+
+    @cached_property
+    def _carried(self) -> dict[str, list[float]]:
+        """By peer the bytes that the link could have carried when each state begins."""
+        return {
+            peer: list(
+                accumulate(
+                    (
+                        (later.start_s - earlier.start_s) * earlier.rate_bps / 8
+                        for earlier, later in zip(states, states[1:], strict=False)
+                    ),
+                    initial=0.0,
+                )
+            )
+            for peer, states in self.links.items()
+        }
 
     @cached_property
     def _windows(self) -> dict[str, tuple[tuple[float, float], ...]]:

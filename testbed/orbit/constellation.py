@@ -29,6 +29,9 @@ EARTH_RADIUS_KM = 6378.137
 WGS72_MU_KM3_S2 = 398600.8
 """Gravitational parameter of WGS72, the constants that SGP4 is defined with (Spacetrack Report No. 3)."""
 
+MIN_ALTITUDE_KM = 80.0
+"""Below this nothing completes an orbit (an ellipse's lowest perigee: McDowell, Acta Astronautica 151, 2018)."""
+
 MAX_ALTITUDE_KM = 100_000.0
 """Beyond this an Earth satellite is no longer what SGP4 models (its lunar and solar terms are first order)."""
 
@@ -128,8 +131,9 @@ def _shell(text: str, number: int) -> _Shell:
         mean_anomaly_deg=float(match["anomaly"] or 0.0),
     )
     at = f"in shell {number} ({text}):"
-    if not 0.0 < shell.altitude_km <= MAX_ALTITUDE_KM:
-        _refuse(f"{at} altitude out of range", match["altitude"], f"above 0, at most {MAX_ALTITUDE_KM:.0f} km")
+    if not MIN_ALTITUDE_KM <= shell.altitude_km <= MAX_ALTITUDE_KM:
+        allowed = f"{MIN_ALTITUDE_KM:g} to {MAX_ALTITUDE_KM:.0f} km"
+        _refuse(f"{at} altitude out of range", match["altitude"], allowed)
     if not 0.0 <= shell.inclination_deg <= 180.0:
         _refuse(f"{at} inclination out of range", match["inclination"], "0 to 180 degrees")
     if shell.total < 1:

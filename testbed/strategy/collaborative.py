@@ -132,7 +132,7 @@ class Collaborative(Strategy):
         for ring in plan.rings:
             blocks = {n: sizes.chunks_of(plan, sizes.embedding_bytes(plan, counts[n])) for n in ring}
             arrival |= gather_arrivals(
-                ring, blocks, {n: ready[n] for n in ring}, scenario.isl.rate_bps * PAYLOAD_SHARE / 8, self._hop_s(plan)
+                ring, blocks, {n: ready[n] for n in ring}, plan.isl_rate_bps * PAYLOAD_SHARE / 8, self._hop_s(plan)
             )
         parcels = []
         for identity, size in self._embedding_chunks(plan, round, run):
@@ -159,7 +159,7 @@ class Collaborative(Strategy):
         backhaul_s = scenario.ground.backhaul_delay_ms / 1000
         computed_s = up.end_s + backhaul_s + scenario.devices.ground.charge_s("encode", sum(counts.values()))
         down = self.downlink(plan, scheduler, round, computed_s, run="plan")
-        isl_Bps = scenario.isl.rate_bps * PAYLOAD_SHARE / 8
+        isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
         owned_s = max(a.end_s + (len(a.route) - 3) * (a.size / isl_Bps + self._hop_s(plan)) for a in down.assignments)
         phases = (
             Phase("embed", now_s, embedded_s),

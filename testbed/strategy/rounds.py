@@ -54,6 +54,6 @@ def forecast_head(plan: MissionPlan, counts: dict[str, int], start_s: float, hop
     profile = plan.scenario.devices.satellite
     trained_s = start_s + max(profile.charge_s("head", sizes.head_steps(plan.scenario, c)) for c in counts.values())
     hops = len(plan.rings[0]) // 2
-    isl_Bps = plan.scenario.isl.rate_bps * PAYLOAD_SHARE / 8
+    isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
     averaged_s = trained_s + hops * (hop_s + sizes.head_bytes() / isl_Bps)
     return (Phase("train head", start_s, trained_s), Phase("average", trained_s, averaged_s))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from controller.flows import EarliestFinish
 from testbed.errors import ScenarioError
 from testbed.flow import Assignment
+from testbed.link.plan import LinkPlan, LinkState
 from testbed.mission import MissionPlan
 from testbed.orbit.contacts import Contact
 from testbed.scenario import Scenario, load_scenario
@@ -22,6 +23,7 @@ from testbed.transfer.transport import PAYLOAD_SHARE
 
 RING = ("sat-0-0", "sat-0-1", "sat-0-2", "sat-0-3")
 STATIONS = ("east", "west")
+ISL_BPS = 3.5e6
 SLACK_S = 1e-6
 
 
@@ -42,7 +44,24 @@ def _scenario() -> Scenario:
 
 def _plan(contacts: Sequence[Contact]) -> MissionPlan:
     ordered = sorted(contacts, key=lambda contact: (contact.start_s, contact.satellite, contact.station))
-    return MissionPlan(_scenario(), (RING,), STATIONS, tuple(ordered), {}, 0.0, 0.0)
+    return MissionPlan(_scenario(), (RING,), STATIONS, tuple(ordered), _links(ordered), 0.0, 0.0)
+
+
+def _links(contacts: Sequence[Contact]) -> dict[str, LinkPlan]:
+    """The link plans of these contacts, at the demo's rates."""
+    up, down = _scenario().space_ground.up.rate_bps, _scenario().space_ground.down.rate_bps
+    links: dict[str, dict[str, tuple[LinkState, ...]]] = {name: {} for name in (*RING, *STATIONS)}
+    for satellite, other in itertools.pairwise((*RING, RING[0])):
+        links[satellite][other] = links[other][satellite] = (LinkState(0.0, 10.0, ISL_BPS, 0.0, 64),)
+    for satellite, station in {(contact.satellite, contact.station) for contact in contacts}:
+        mine = [contact for contact in contacts if (contact.satellite, contact.station) == (satellite, station)]
+        for sender, receiver, rate_bps in ((satellite, station, up), (station, satellite, down)):
+            states = {0.0: LinkState(0.0, 5.0, 0.0, 0.0, 64)}
+            for contact in mine:
+                states[contact.start_s] = LinkState(contact.start_s, 5.0, rate_bps or 0.0, 0.0, 64)
+                states[contact.end_s] = LinkState(contact.end_s, 5.0, 0.0, 0.0, 64)
+            links[sender][receiver] = tuple(states.values())
+    return {name: LinkPlan(name, by_peer) for name, by_peer in links.items()}
 
 
 def _contact(satellite: int, station: int, start_s: float, length_s: float) -> Contact:
@@ -50,7 +69,7 @@ def _contact(satellite: int, station: int, start_s: float, length_s: float) -> C
 
 
 def _up_Bps() -> float:  # noqa: N802
-    return _scenario().space_ground.up_rate_bps * PAYLOAD_SHARE / 8
+    return (_scenario().space_ground.up.rate_bps or 0.0) * PAYLOAD_SHARE / 8
 
 
 @st.composite
@@ -171,7 +190,7 @@ def test_what_comes_down_reaches_its_owner_over_the_shorter_way(
         flow = EarliestFinish().plan_down(plan, parcels, owners, now_s)
     except ScenarioError:
         return
-    rate_Bps = plan.scenario.space_ground.down_rate_bps * PAYLOAD_SHARE / 8  # noqa: N806
+    rate_Bps = (plan.scenario.space_ground.down.rate_bps or 0.0) * PAYLOAD_SHARE / 8  # noqa: N806
     spans: dict[tuple[str, str, float], list[tuple[float, float]]] = defaultdict(list)
     assert [a.chunk for a in flow.assignments] == [parcel.chunk for parcel in parcels]
     for a, parcel, owner in zip(flow.assignments, parcels, owners, strict=True):

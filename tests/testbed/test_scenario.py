@@ -30,7 +30,7 @@ def test_the_demo_in_si_units() -> None:
     assert demo.duration_s == 3 * 3600
     assert demo.constellation.startswith("D:705:98.2:8/1/0")
     assert demo.isl.rate_bps == 3.5e6
-    assert (demo.space_ground.up_rate_bps, demo.space_ground.down_rate_bps) == (8e6, 3e6)
+    assert (demo.space_ground.up.rate_bps, demo.space_ground.down.rate_bps) == (8e6, 3e6)
     assert (demo.ground.backhaul_delay_ms, demo.ground.backhaul_rate_bps) == (12.0, 11e6)
     assert demo.chunk_bytes == 128 * 1024
     assert [one.slug for one in demo.stations] == ["svalbard", "sioux-falls", "alice-springs", "neustrelitz"]
@@ -113,6 +113,8 @@ def _line_of(text: str, part: str) -> int:
     return next(number for number, line in lines if part in line.split("#")[0])
 
 
+UP = "up: {rate: 8 Mbit/s}"
+
 # What is replaced, by what, the field blamed, a word of the message, and a word of what is found or allowed.
 BAD: list[tuple[str, str, str, str, str]] = [
     ("  rate: 3.5 Mbit/s", "  rate: 3.5", "isl.rate", "needs a unit", "Mbit/s"),
@@ -138,6 +140,44 @@ BAD: list[tuple[str, str, str, str, str]] = [
     ("[Svalbard, Sioux Falls, Alice Springs, Neustrelitz]", "[]", "stations", "no ground station", "a list of 0"),
     ("[Svalbard, Sioux Falls, Alice Springs, Neustrelitz]", "Svalbard", "stations", "a list is needed", "Svalbard"),
     (MASK, "min_elevation: 95 deg", "space_ground.min_elevation", "out of range", "less than 90 deg"),
+    (UP, "up: {}", "space_ground.up", "exactly one of rate, rates and radio", "a section with rate"),
+    (
+        UP,
+        "up: {rates: [{elevation: 9 deg, rate: 1 bit/s}, {elevation: 9 deg, rate: 2 bit/s}]}",
+        "space_ground.up",
+        "go up in elevation",
+        "a section with",
+    ),
+    (
+        UP,
+        "up: {rates: [{elevation: 95 deg, rate: 1 bit/s}]}",
+        "space_ground.up.rates[0].elevation",
+        "out of range",
+        "90",
+    ),
+    (UP, "up: {rate: 8 Mbit/s, loss: 1}", "space_ground.up.loss", "out of range", "less than 1"),
+    (UP, "up: {radio: {eirp: 12 dBW}}", "space_ground.up.radio.g_over_t", "missing", "dB/K"),
+    ("  topology: ring", "  topology: explicit\n  pairs: [sat-0-0 sat-0-1]", "isl.pairs[0]", "not a pair", "sat-1-0"),
+    ("Alice Springs", "{name: Here, latitude: 91 deg, longitude: 0 deg}", "stations[2].latitude", "out of range", "90"),
+    ("Alice Springs", "{name: Here, latitude: 9 deg}", "stations[2]", "a latitude and a longitude", "a section"),
+    ("Alice Springs", "{name: Nowhere}", "stations[2].name", "no such ground station", "Kiruna"),
+    ("Alice Springs", "{name: '---', latitude: 1 deg, longitude: 1 deg}", "stations[2].name", "needs letters", "---"),
+    (
+        "Alice Springs",
+        "{name: Kiruna, horizon: [{azimuth: 90 deg, elevation: 1 deg}, {azimuth: 9 deg, elevation: 1 deg}]}",
+        "stations[2]",
+        "goes around once",
+        "a section",
+    ),
+    (CODE, "no-such.tle", "constellation", "no such file of orbits", ".oem"),
+    ("duration: 3 h", "duration: 3 h\ncontacts: none.csv", "contacts", "no such contact plan", "csv"),
+    (
+        "duration: 3 h",
+        "duration: 3 h\ntraces: [{sender: sat-0-0, receiver: svalbard, file: no.csv}]",
+        "traces[0].file",
+        "no such trace",
+        "csv",
+    ),
     ("  rounds: 10", "  rounds: 0", "learning.rounds", "out of range", "at least 1"),
     ("  rounds: 10", "  rounds: ten", "learning.rounds", "wrong type", "a whole number"),
     ("  rounds: 10", '  rounds: "10"', "learning.rounds", "wrong type", '"10"'),
@@ -343,3 +383,47 @@ def test_a_damaged_demo_is_at_most_a_scenario_error(tmp_path: Path, data: st.Dat
 
 def test_the_size_limit_is_above_every_scenario_we_ship() -> None:
     assert len(DEMO) * 10 < scenario_file.MAX_BYTES
+
+
+def test_stations_by_place_and_with_horizons(tmp_path: Path) -> None:
+    path = tmp_path / "places.yaml"
+    places = """
+  - Svalbard
+  - {name: Svalbard Two, latitude: 78.2 deg, longitude: -15.4 deg, altitude: 450 m, min_elevation: 3 deg}
+  - name: Kiruna
+    horizon: [{azimuth: 0 deg, elevation: 2 deg}, {azimuth: 90 deg, elevation: 12.5 deg}]
+"""
+    path.write_text(_changed("[Svalbard, Sioux Falls, Alice Springs, Neustrelitz]", places), encoding="utf-8")
+    scenario = load_scenario(str(path))
+    first, second, third = scenario.stations
+    assert (first.slug, first.min_elevation_deg) == ("svalbard", 8.2)
+    assert (second.slug, second.latitude_deg, second.longitude_deg) == ("svalbard-two", 78.2, -15.4)
+    assert (second.altitude_m, second.min_elevation_deg, second.horizon_deg) == (450.0, 3.0, ())
+    assert (third.latitude_deg, third.min_elevation_deg) == (67.8571, 8.2)
+    assert third.horizon_deg == ((0.0, 2.0), (90.0, 12.5))
+    again = tmp_path / "resolved.yaml"
+    again.write_text(dump_scenario(scenario), encoding="utf-8")
+    assert load_scenario(str(again)).stations == scenario.stations
+
+
+def test_link_models_are_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "links.yaml"
+    up = "up: {rates: [{elevation: 8 deg, rate: 2 Mbit/s}, {elevation: 30 deg, rate: 8 Mbit/s}], loss: 0.01}"
+    down = (
+        "down: {radio: {eirp: 9.5 dBW, g_over_t: 22 dB/K, frequency: 8.2 GHz, bandwidth: 5 MHz, margin: 3 dB, "
+        "atmosphere: {unavailability: 0.001}}}"
+    )
+    text = _changed("  up: {rate: 8 Mbit/s}\n  down: {rate: 3 Mbit/s}", f"  {up}\n  {down}")
+    text = text.replace("  topology: ring", "  topology: explicit\n  pairs: [sat-0-0 - sat-0-1, sat-0-1 - sat-0-2]")
+    path.write_text(text, encoding="utf-8")
+    scenario = load_scenario(str(path))
+    assert [(step.elevation_deg, step.rate_bps) for step in scenario.space_ground.up.rates] == [(8.0, 2e6), (30.0, 8e6)]
+    radio = scenario.space_ground.down.radio
+    assert radio is not None
+    assert (radio.eirp_dbw, radio.g_over_t_dbk, radio.frequency_hz, radio.bandwidth_hz) == (9.5, 22.0, 8.2e9, 5e6)
+    assert radio.atmosphere is not None
+    assert scenario.isl.pairs == (("sat-0-0", "sat-0-1"), ("sat-0-1", "sat-0-2"))
+    again = tmp_path / "resolved.yaml"
+    again.write_text(dump_scenario(scenario), encoding="utf-8")
+    ignore = {"source", "text"}
+    assert load_scenario(str(again)).model_dump(exclude=ignore) == scenario.model_dump(exclude=ignore)

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -123,3 +124,25 @@ def test_equal_plans_have_equal_digests_however_their_numbers_are_written() -> N
     floating = LinkPlan("here", {"there": (LinkState(0.0, 5.0, 8e6, -0.0, 64),)})
     assert whole == floating
     assert whole.digest() == floating.digest()
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), st.lists(states, min_size=1, max_size=4, unique_by=lambda one: one.start_s)),
+    st.data(),
+)
+def test_a_digest_tells_plans_apart_and_not_their_order(links: dict[str, list[LinkState]], data: st.DataObject) -> None:
+    ordered = {
+        peer: (_state(0.0, 0.0), *sorted((one for one in unordered if one.start_s > 0), key=lambda one: one.start_s))
+        for peer, unordered in links.items()
+    }
+    plan = LinkPlan("here", ordered)
+    turned = LinkPlan("here", dict(reversed(ordered.items())))
+    assert turned.digest() == plan.digest()
+    assert LinkPlan.from_dict(json.loads(json.dumps(plan.to_dict()))).digest() == plan.digest()
+    if not ordered:
+        return
+    peer = data.draw(st.sampled_from(sorted(ordered)))
+    place = data.draw(st.integers(0, len(ordered[peer]) - 1))
+    changed = list(ordered[peer])
+    changed[place] = replace(changed[place], delay_ms=math.nextafter(changed[place].delay_ms, math.inf))
+    assert LinkPlan("here", {**ordered, peer: tuple(changed)}).digest() != plan.digest()

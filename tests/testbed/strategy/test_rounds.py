@@ -12,9 +12,10 @@ import pytest
 
 from controller.planner import make_plan
 from testbed.errors import BoardError, LinkError, ScenarioError
-from testbed.link.plan import LinkPlan, LinkState
+from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.scenario import load_scenario
+from testbed.transfer.fluid import FluidNetwork
 
 Simulate = Callable[..., dict[str, Any]]
 
@@ -149,9 +150,19 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
 # -- contacts that are missed ----------------------------------------------------------------------------------------
 
 
+def _slowed(network: type[FluidNetwork], sender: str, receiver: str) -> Callable[..., FluidNetwork]:
+    """A network whose link from ``sender`` to ``receiver`` has an eighth of the rate that everybody plans with."""
+
+    def make(plans: dict[str, LinkPlan], *arguments: Any) -> FluidNetwork:
+        states = tuple(replace(state, rate_bps=state.rate_bps / 8) for state in plans[sender].links[receiver])
+        slow = LinkPlan(sender, {**plans[sender].links, receiver: states})
+        return network({**plans, sender: slow}, *arguments)
+
+    return make
+
+
 def _shorten(plan: MissionPlan, sender: str, receiver: str, end_s: float) -> MissionPlan:
-    """The same mission plan with a contact that ends at ``end_s``, as everybody knows, and whose link from ``sender``
-    to ``receiver`` has an eighth of its rate, as nobody knows: what was planned cannot be through."""
+    """The same mission plan with a contact that ends at ``end_s``."""
     ends = {sender, receiver}
     contacts, was_s = [], 0.0
     for contact in plan.contacts:
@@ -162,13 +173,7 @@ def _shorten(plan: MissionPlan, sender: str, receiver: str, end_s: float) -> Mis
     assert was_s > end_s
     links = dict(plan.link_plans)
     for node, peer in ((sender, receiver), (receiver, sender)):
-        slower = 8 if node == sender else 1
-        states: list[LinkState] = []
-        for state in links[node].links[peer]:
-            if state.start_s >= was_s:
-                states.append(state)
-            elif state.start_s < end_s:
-                states.append(replace(state, rate_bps=state.rate_bps / slower))
+        states = [one for one in links[node].links[peer] if one.start_s >= was_s or one.start_s < end_s]
         last = states[[state.start_s < end_s for state in states].index(False) - 1]
         states.append(replace(last, start_s=end_s, rate_bps=0.0))
         states.sort(key=lambda state: state.start_s)
@@ -200,7 +205,7 @@ def test_the_undisturbed_run_replans_nothing(collaborative: dict[str, Any]) -> N
 @pytest.mark.parametrize("tensor", ["embedding", "feature"])
 @pytest.mark.parametrize("share", [0.4, 0.8])
 def test_a_contact_that_is_missed_changes_when_and_never_what(
-    simulate: Simulate, collaborative: dict[str, Any], tensor: str, share: float
+    simulate: Simulate, collaborative: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tensor: str, share: float
 ) -> None:
     """``share`` of the time in which the tensor moves over one link, in the undisturbed run, is left of its contact."""
     moved = [event for event in _crossings(collaborative, tensor) if event["round"] == 1]
@@ -208,6 +213,7 @@ def test_a_contact_that_is_missed_changes_when_and_never_what(
     over = [event for event in moved if (event["sender"], event["receiver"]) == (sender, receiver)]
     begin_s, end_s = min(e["start_s"] for e in over), max(e["end_s"] for e in over)
     cut_s = begin_s + share * (end_s - begin_s)
+    monkeypatch.setattr("testbed.rack.simulated.FluidNetwork", _slowed(FluidNetwork, sender, receiver))
     disturbed = simulate("collaborative", change=lambda plan: _shorten(plan, sender, receiver, cut_s))
     kinds = _kinds(disturbed)
     assert kinds["replan"] >= 1
