@@ -17,9 +17,14 @@ Layouts: linux/pkt_sched.h, linux/pkt_cls.h.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
+import os
+import signal
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,7 +69,8 @@ CLASS_QUANTUM_BYTES = 60_000
 HTB_VERSION = 3
 LOSS_SCALE = 2**32 - 1
 RATE_LIMIT_BYTES_S = 2**32 - 1
-ENOENT, EINVAL = 2, 22
+CLAIM_LIMIT_S, CLAIM_POLL_S = 2.0, 0.01
+"""A dead player's child clears its devices within milliseconds of its death."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ class KernelLinkState:
 
 
 DOWN = KernelLinkState(0.0, 0.0, 0.0, 0, up=False)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Changes of one device, encoded ahead: ``count`` netlink messages."""
+
+    data: bytes
+    count: int
 
 
 def disagreement(state: LinkState, kernel: KernelLinkState) -> str:
@@ -123,6 +137,11 @@ class Shaper:
         """The peer of each class (``major << 16 | minor``), that is of each leaf's parent."""
         return {ROOT_HANDLE | minor: name for name, minor in self._minors.items()}
 
+    @property
+    def descriptor(self) -> int:
+        """Of the netlink socket."""
+        return self._netlink.fileno()
+
     def close(self) -> None:
         """Close the netlink socket; the shaping stays."""
         self._netlink.close()
@@ -154,7 +173,7 @@ class Shaper:
         self._netlink.request(f"{self.device}: shaping", messages)
         self._verify_tree()
 
-    def encode(self, changes: Sequence[tuple[str, LinkState]]) -> bytes:
+    def encode(self, changes: Sequence[tuple[str, LinkState]]) -> Batch:
         """One batch for :meth:`send`, built ahead: per change the peer's complete state (or its leaf's removal).
 
         KernelError for a peer that is not ours or a state that netem cannot express.
@@ -165,24 +184,19 @@ class Shaper:
                 raise KernelError(f"{self.device}: no link to {peer!r}; there are {list(self._minors)}")
             minor = self._minors[peer]
             messages.append(self._up(peer, minor, state) if state.up else self._down(minor))
-        return numbered(messages)
+        return Batch(numbered(messages), len(messages))
 
-    def send(self, batch: bytes) -> None:
-        """Apply a batch with one system call and check every acknowledgement. KernelError names the peer."""
-        if not batch:
+    def send(self, batch: Batch) -> None:
+        """Apply a batch with one system call and hear the kernel's answer. KernelError names the peer."""
+        if not batch.count:
             return
-        parents = []
-        offset = 0
-        while offset < len(batch):
-            parents.append(struct.unpack_from("=I", batch, offset + 16 + 12)[0])
-            offset += (struct.unpack_from("=I", batch, offset)[0] + 3) & ~3
         try:
-            refusals = self._netlink.send(batch, len(parents))
+            refusals = self._netlink.send(batch.data, batch.count)
         except OSError as error:
-            raise KernelError(f"{self.device}: the kernel took no batch of {len(batch)} bytes: {error}") from error
+            raise KernelError(f"{self.device}: the kernel took no batch of {len(batch.data)} bytes: {error}") from error
         if refusals:
             first = refusals[0]
-            peer = self._peers.get(parents[first.position] & 0xFFFF, "?")
+            peer = self._peers.get(_parents(batch.data)[first.position] & 0xFFFF, "?")
             raise KernelError(f"{self.device}: link to {peer} could not be changed: {first}")
 
     def read_back(self) -> dict[str, KernelLinkState]:
@@ -206,7 +220,7 @@ class Shaper:
     def clear(self) -> None:
         """Remove all shaping from the device; nothing happens when there is none."""
         refusals = self._netlink.send(message(RTM_DELQDISC, 0, self._tc(0, TC_H_ROOT)), 1)
-        if refusals and refusals[0].code not in (ENOENT, EINVAL):
+        if refusals and refusals[0].code not in (errno.ENOENT, errno.EINVAL):
             raise KernelError(f"{self.device}: shaping could not be removed: {refusals[0]}")
 
     def _tc(self, handle: int, parent: int, info: int = 0) -> bytes:
@@ -275,6 +289,100 @@ class Shaper:
                 f"{self.device}: {what} read back differ: missing {sorted(wanted - found, key=str)}, "
                 f"unexpected {sorted(found - wanted, key=str)}"
             )
+
+
+class DeadMan:
+    """Clears devices when the process that made it dies, whatever killed it.
+
+    A child sleeps on a pipe whose other end only its maker holds; the kernel closes that end with the maker. Then the
+    child removes all shaping and ends. While either of the two lives the devices are claimed: a next maker waits for
+    the child of a dead one, whose clearing would else take the new shaping away, and is refused beside a living one.
+    The claim is an abstract Unix address, which each network namespace has its own of (unix(7)).
+    """
+
+    def __init__(self, devices: Sequence[tuple[str, int | None]]) -> None:
+        """``devices``: name and network namespace (None: the one we are in). KernelError: one is claimed."""
+        self._claims: list[socket.socket] = []
+        shapers: list[Shaper] = []
+        try:
+            for device, netns_fd in devices:
+                self._claims.append(_claim(device, netns_fd))
+                shapers.append(Shaper(device, {}, netns_fd))  # its socket serves the child after we are gone
+            reading, self._writing = os.pipe()
+            self._child = os.fork()
+            if self._child == 0:
+                _outlive(reading, shapers, [each.fileno() for each in self._claims])
+            os.close(reading)
+        except BaseException:
+            self._unclaim()
+            raise
+        finally:
+            for shaper in shapers:
+                shaper.close()
+
+    @property
+    def child_pid(self) -> int:
+        """The process that waits for our death."""
+        return self._child
+
+    def release(self) -> None:
+        """End the child without clearing anything, and give up the claims."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            os.write(self._writing, b".")
+        os.close(self._writing)
+        os.waitpid(self._child, 0)
+        self._unclaim()
+
+    def _unclaim(self) -> None:
+        for claim in self._claims:
+            claim.close()
+
+
+def _claim(device: str, netns_fd: int | None) -> socket.socket:
+    with inside(netns_fd):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    until_s = time.monotonic() + CLAIM_LIMIT_S
+    while True:
+        try:
+            claim.bind(f"\0skyrack-shaping-{device}")
+            return claim
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > until_s:
+                claim.close()
+                raise KernelError(f"{device}: another player shapes this device: {error}") from error
+        time.sleep(CLAIM_POLL_S)
+
+
+def _outlive(reading: int, shapers: Sequence[Shaper], claims: Sequence[int]) -> None:
+    """The child's whole life. It keeps no descriptor of its maker's: a channel it held open would hide the death."""
+    try:
+        os.setsid()
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for its maker, whose end will be seen
+            signal.signal(each, signal.SIG_IGN)
+        keep = {reading, *claims, *(shaper.descriptor for shaper in shapers)}
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) not in keep:
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(int(name))
+        if not os.read(reading, 1):
+            for shaper in shapers:
+                with contextlib.suppress(KernelError):  # there is nobody left to tell
+                    shaper.clear()
+    finally:
+        os._exit(0)
+
+
+def _parents(batch: bytes) -> list[int]:
+    """The parent class of each message of a batch."""
+    parents = []
+    offset = 0
+    while offset < len(batch):
+        parents.append(struct.unpack_from("=I", batch, offset + 16 + 12)[0])
+        offset += (struct.unpack_from("=I", batch, offset)[0] + 3) & ~3
+    return parents
 
 
 def _decode(options: bytes) -> KernelLinkState:

@@ -2,12 +2,15 @@
 
 It hears and says JSON lines over a Unix socket. Plans are encoded ahead; at each instant the changes of a namespace
 are one batch, sent at an absolute time of CLOCK_MONOTONIC. It sleeps in between (never spins: on a time-travel kernel
-the clock would not move) and a command interrupts its sleep. Losing the channel is a stop.
+the clock would not move) and a command interrupts its sleep. Losing the channel is a stop, after which nothing of the
+shaping is left; a child sees to that where the player itself is killed. CAP_NET_ADMIN is all that it must have on a
+board of its own: entering the namespaces of others takes CAP_SYS_ADMIN besides, real-time priority CAP_SYS_NICE.
 
 Commands, by ``command``::
 
     install  nodes: {name: {plan: LinkPlan.to_dict(), address: data address, peers: {peer: data address},
                             pid: a process in its namespace | netns: path, device: "data"}}
+             (neither pid nor netns: the player's own namespace, as on a board)
     probe    at_s: mission time of the probe under load (absent: where the planned rates add up highest),
              tolerance: {delay_ms, rate_low, rate_high} (absent: Tolerance())
     start    mission_zero_monotonic_s, read_back: bool (absent: false; else after each change)
@@ -28,12 +31,21 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.netem import Shaper, disagreement
-from agent.probe import ProbeLink, ProbeRow, Tolerance, judge, measure_delays, measure_rates
+from agent.netem import Batch, DeadMan, Shaper, disagreement
+from agent.probe import (
+    Measured,
+    ProbeLink,
+    ProbeRow,
+    Tolerance,
+    judge,
+    measure_delays,
+    measure_losses,
+    measure_rates,
+)
 from agent.witness import Witness
 from testbed.clock import ClockCommit, ClockMap, monotonic_s
 from testbed.errors import KernelError, RackError, SkyrackError
@@ -55,7 +67,7 @@ class Board:
     address: str
     shaper: Shaper
     witness: Witness
-    netns_fd: int
+    netns_fd: int | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Tick:
     """All that changes at one instant: per node the batch for its namespace and the states in it."""
 
     at_s: float
-    batches: tuple[tuple[str, bytes, tuple[tuple[str, LinkState], ...]], ...]
+    batches: tuple[tuple[str, Batch, tuple[tuple[str, LinkState], ...]], ...]
 
 
 class Player:
@@ -72,6 +84,7 @@ class Player:
     def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
         self._emit = emit
         self._boards: dict[str, Board] = {}
+        self._dead_man: DeadMan | None = None
         self._ticks: list[Tick] = []
         self._next = 0
         self._clock: ClockMap | None = None
@@ -124,13 +137,18 @@ class Player:
         """Remove all shaping, as far as the namespaces still live."""
         for name, board in self._boards.items():
             try:
-                board.shaper.clear()
+                if self._dead_man is not None:  # else the devices are not ours: another player may shape them
+                    board.shaper.clear()
             except KernelError as error:
                 self._emit({"event": "error", "command": "stop", "error": "KernelError", "message": f"{name}: {error}"})
             board.shaper.close()
             board.witness.close()
-            os.close(board.netns_fd)
+            if board.netns_fd is not None:
+                os.close(board.netns_fd)
         self._boards.clear()
+        if self._dead_man is not None:
+            self._dead_man.release()
+            self._dead_man = None
 
     def _tick_due_s(self) -> float | None:
         if self._clock is None or self._next == len(self._ticks):
@@ -140,22 +158,16 @@ class Player:
     def _install(self, command: dict[str, Any]) -> None:
         if self._boards:
             raise RackError("plans are installed already")
-        for name, node in sorted(command["nodes"].items()):
-            plan = LinkPlan.from_dict(node["plan"])
-            unknown = sorted(set(plan.links) - set(node["peers"]) | set(plan.links) - set(command["nodes"]))
-            if unknown:
-                raise RackError(f"{name}: the plan has links to {unknown}, which are not installed with an address")
-            path = node["netns"] if "netns" in node else f"/proc/{node['pid']}/ns/net"
-            try:
-                netns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise RackError(f"{name}: its network namespace is gone: {error}") from None
-            peers = {peer: node["peers"][peer] for peer in plan.links}
-            device = node.get("device", "data")
-            shaper = Shaper(device, peers, netns_fd)
-            witness = Witness(device, shaper.classes, netns_fd)
-            self._boards[name] = Board(plan, node["address"], shaper, witness, netns_fd)
-            shaper.install()
+        try:
+            for name, node in sorted(command["nodes"].items()):
+                self._boards[name] = _board(name, node)
+            # Before anything is shaped: from then on no death leaves it so.
+            self._dead_man = DeadMan([(board.shaper.device, board.netns_fd) for board in self._boards.values()])
+            for board in self._boards.values():
+                board.shaper.install()
+        except BaseException:
+            self.clear()
+            raise
         self._ticks = _encode(self._boards)
         self._emit(
             {"event": "installed", "links": sum(len(each.plan.links) for each in self._boards.values()),
@@ -165,25 +177,44 @@ class Player:
     def _probe(self, command: dict[str, Any]) -> None:
         if self._clock is not None:
             raise RackError("the mission has started: its links are not free to be probed")
+        elsewhere = {peer for board in self._boards.values() for peer in board.plan.links} - set(self._boards)
+        if elsewhere:
+            raise RackError(f"links to {sorted(elsewhere)} cannot be probed: their far ends are not on this kernel")
         tolerance = Tolerance(**command.get("tolerance", {}))
         begin_s = monotonic_s()
+        substrate = self._delays(_undelayed(self._boards))
         rows: list[ProbeRow] = []
         for states in _extremes(self._boards):
             links = self._set(states)
-            delays_ms = measure_delays(links)
-            rows += [judge(link, tolerance, delay_ms=each) for link, each in zip(links, delays_ms, strict=True)]
+            rows += [
+                judge(link, tolerance, Measured(delay_ms=delay_ms, substrate_ms=substrate.get(link.ends)))
+                for link, delay_ms in zip(links, measure_delays(links), strict=True)
+            ]
         at_s = float(command["at_s"]) if command.get("at_s") is not None else _busiest_s(self._boards)
-        links = self._set(
-            {
-                (name, peer): board.plan.state(peer, at_s)
-                for name, board in self._boards.items()
-                for peer in board.plan.links
-            }
-        )
-        loaded = [link for link in links if link.target.up]
+        loaded = [
+            link
+            for link in self._set(
+                {
+                    (name, peer): board.plan.state(peer, at_s)
+                    for name, board in self._boards.items()
+                    for peer in board.plan.links
+                }
+            )
+            if link.target.up
+        ]
         if loaded:
-            rates_bps = measure_rates(loaded)
-            rows += [judge(link, tolerance, rate_bps=each) for link, each in zip(loaded, rates_bps, strict=True)]
+            targets_ms = {link.ends: link.target.delay_ms for link in loaded}
+            raw_ms = {link.ends: delay_ms for link, delay_ms in zip(loaded, measure_delays(loaded), strict=True)}
+            rows += [
+                judge(link, tolerance, _there_and_back(link, rate_bps, raw_ms, targets_ms, substrate))
+                for link, rate_bps in zip(loaded, measure_rates(loaded), strict=True)
+            ]
+        lossy = self._set(_lossiest(self._boards))
+        if lossy:
+            rows += [
+                judge(link, tolerance, Measured(loss=loss))
+                for link, loss in zip(lossy, measure_losses(lossy), strict=True)
+            ]
         self._set_all_down()
         self._emit(
             {
@@ -194,6 +225,10 @@ class Player:
                 "rows": [row.to_dict() for row in rows],
             }
         )
+
+    def _delays(self, states: Mapping[tuple[str, str], LinkState]) -> dict[tuple[str, str], float | None]:
+        links = self._set(states)
+        return {link.ends: delay_ms for link, delay_ms in zip(links, measure_delays(links), strict=True)}
 
     def _set(self, states: Mapping[tuple[str, str], LinkState]) -> list[ProbeLink]:
         """Put directed links into ``states``, all others down; the links as the kernel then has them."""
@@ -299,6 +334,67 @@ def _encode(boards: Mapping[str, Board]) -> list[Tick]:
         )
         for at_s, nodes in sorted(by_instant.items())
     ]
+
+
+def _board(name: str, node: Mapping[str, Any]) -> Board:
+    """A node's device, found and read, not yet shaped."""
+    plan = LinkPlan.from_dict(node["plan"])
+    unknown = sorted(set(plan.links) - set(node["peers"]))
+    if unknown:
+        raise RackError(f"{name}: the plan has links to {unknown}, of which no address was given")
+    netns_fd = None
+    path = node["netns"] if "netns" in node else f"/proc/{node['pid']}/ns/net" if "pid" in node else None
+    if path is not None:
+        try:
+            netns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RackError(f"{name}: its network namespace is gone: {error}") from None
+    device = node.get("device", "data")
+    shaper = Shaper(device, {peer: node["peers"][peer] for peer in plan.links}, netns_fd)
+    return Board(plan, node["address"], shaper, Witness(device, shaper.classes, netns_fd), netns_fd)
+
+
+def _there_and_back(
+    link: ProbeLink,
+    rate_bps: float,
+    raw_ms: Mapping[tuple[str, str], float | None],
+    targets_ms: Mapping[tuple[str, str], float],
+    substrate_ms: Mapping[tuple[str, str], float | None],
+) -> Measured:
+    """A loaded link's rate, and the least round trip where the way back is up as well: the sum of both ways' least
+    delays, which one clock measured."""
+    back = (link.receiver, link.sender)
+    there_ms, back_ms = raw_ms[link.ends], raw_ms.get(back)
+    if there_ms is None or back_ms is None:
+        return Measured(rate_bps=rate_bps)
+    return Measured(
+        rate_bps=rate_bps,
+        rtt_ms=there_ms + back_ms,
+        rtt_target_ms=link.target.delay_ms + targets_ms[back],
+        rtt_substrate_ms=(substrate_ms.get(link.ends) or 0.0) + (substrate_ms.get(back) or 0.0),
+    )
+
+
+def _undelayed(boards: Mapping[str, Board]) -> dict[tuple[str, str], LinkState]:
+    """Every link that is ever up, at its greatest rate, without delay and loss: what is left is the substrate."""
+    return {
+        ends: replace(max(carrying, key=lambda state: state.rate_bps), delay_ms=0.0, loss_ratio=0.0)
+        for ends, carrying in _carrying(boards)
+    }
+
+
+def _lossiest(boards: Mapping[str, Board]) -> dict[tuple[str, str], LinkState]:
+    """Every link that is to lose anything, in the state in which it loses most."""
+    states = {ends: max(carrying, key=lambda state: state.loss_ratio) for ends, carrying in _carrying(boards)}
+    return {ends: state for ends, state in states.items() if state.loss_ratio > 0}
+
+
+def _carrying(boards: Mapping[str, Board]) -> Iterator[tuple[tuple[str, str], list[LinkState]]]:
+    for name, board in boards.items():
+        for peer, states in board.plan.links.items():
+            carrying = [state for state in states if state.up]
+            if carrying:
+                yield (name, peer), carrying
 
 
 def _extremes(boards: Mapping[str, Board]) -> list[dict[tuple[str, str], LinkState]]:

@@ -1,18 +1,22 @@
-"""Probing shaped links: what delay and goodput do they really have, alone and all together?
+"""Probing shaped links: what delay, goodput and loss do they really have, alone and all together?
 
 Both ends of every probed link are namespaces of one kernel, so one process opens all sockets (a socket stays in the
 namespace it was opened in) and one clock stamps both ends: delays are one way. Nothing outside them is talked to.
+
+What a link without any delay takes is the substrate's latency, measured first and subtracted. Loss is counted below
+the link's rate, where no queue overflows, and judged by its binomial confidence interval.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import selectors
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,18 +31,33 @@ TCP_HEADER_BYTES = 32  # with the timestamp option, which Linux always uses (RFC
 STAMP = struct.Struct("=Id")  # round, CLOCK_MONOTONIC of the sender
 DELAY_PROBE_BYTES = ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES + UDP_HEADER_BYTES + STAMP.size
 """What netem counts for one delay probe: the frame without its checksum."""
-DELAY_ROUNDS = 20
+DELAY_ROUNDS, DELAY_ROUNDS_LIMIT = 20, 300
+UNHEARD = 1e-6
+"""How likely a link that loses what it should may let none of its delay probes through."""
 DELAY_SPACING_S = 0.001
 """Between the probes of two links of a round: they must not wait for each other at the one CPU."""
 DELAY_GRACE_S = 0.2
 CLOCK_GRAIN_MS = 0.002
-FULL_FRAME_BYTES = 1514  # of an MTU of 1500
-DATAGRAM_BYTES = FULL_FRAME_BYTES - ETHERNET_HEADER_BYTES - IPV4_HEADER_BYTES - UDP_HEADER_BYTES
 WARM_S, WINDOW_S, WINDOW_PACKETS = 0.5, 2.0, 200
 """200 packets make the count exact to 0.5 %."""
 OVERLOAD = 1.05
+OFFERED_LOSS_LIMIT = 0.9
+"""A link that loses more is not offered ever more to be full nevertheless."""
 TICK_S = 0.004
 BURST_PACKETS = 200
+LOSS_CONFIDENCE = 0.99999
+"""Of the interval that loss is judged by: one false alarm in 100,000 lossy links."""
+LOSS_EVENTS = 100
+"""Datagrams that a measurement of loss expects to lose (or, of a link that loses most, to get through): the interval
+is then about 0.6 to 1.5 times what is measured, and twice the loss that was set goes unnoticed once in 25,000 times."""
+LOSS_DATAGRAMS, LOSS_DATAGRAMS_LIMIT = 500, 20_000
+LOSS_LIMIT_S = 10.0
+"""Where they do not fit, fewer are sent and the interval is wider."""
+LOSS_LOAD = 0.5
+"""Part of the rate and of the queue's limit that these datagrams take at most: what is lost, the link lost."""
+LOSS_TOTAL_PER_S = 5000.0
+"""Of all links together: a datagram costs a guest 50-100 us."""
+IP_MTU = 14  # linux/in.h: what a connected socket's route carries
 SO_MEMINFO, SK_MEMINFO_DROPS = 55, 8  # asm-generic/socket.h, linux/sock_diag.h (since Linux 4.12)
 
 
@@ -55,6 +74,11 @@ class ProbeLink:
     target: LinkState
     kernel: KernelLinkState
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Sender and receiver."""
+        return self.sender, self.receiver
+
     def probe_ms(self) -> float:
         """The time that a delay probe itself takes on the link, beside the delay that is set."""
         return DELAY_PROBE_BYTES * 8 / self.target.rate_bps * 1e3 if self.target.up else 0.0
@@ -70,8 +94,40 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
+class LossCount:
+    """Datagrams that left for a link, and how many of them did not arrive."""
+
+    sent: int
+    lost: int
+
+    @property
+    def ratio(self) -> float:
+        """Lost of sent."""
+        return self.lost / self.sent
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a probe measured. ``delay_ms`` and ``rtt_ms`` are as they came, with the substrate's latency in them
+    (``substrate_ms`` one way, ``rtt_substrate_ms`` there and back); None: not measured, or nothing arrived."""
+
+    delay_ms: float | None = None
+    substrate_ms: float | None = None
+    rtt_ms: float | None = None
+    rtt_target_ms: float = 0.0
+    rtt_substrate_ms: float = 0.0
+    rate_bps: float | None = None
+    loss: LossCount | None = None
+
+
+@dataclass(frozen=True)
 class ProbeRow:
-    """One line of the certificate. ``measured_*`` is None for what this probe did not measure, or nothing arrived."""
+    """One line of the certificate. ``measured_*`` is None for what this probe did not measure, or nothing arrived.
+
+    Measured delays and round trips are without the substrate's latency, ``raw_*`` are with it. ``loss_ratio`` is the
+    kernel's. ``slow`` says that all that is wrong is what a busy host explains: the kernel has the state, and what
+    arrived was late or little.
+    """
 
     sender: str
     receiver: str
@@ -79,11 +135,22 @@ class ProbeRow:
     target_delay_ms: float
     kernel_delay_ms: float
     measured_delay_ms: float | None
+    raw_delay_ms: float | None
+    substrate_delay_ms: float | None
+    measured_rtt_ms: float | None
+    raw_rtt_ms: float | None
     target_rate_bps: float
     kernel_rate_bps: float
     measured_rate_bps: float | None
+    target_loss_ratio: float
     loss_ratio: float
+    measured_loss_ratio: float | None
+    loss_datagrams: int | None
+    loss_low: float | None
+    loss_high: float | None
+    loss_confidence: float | None
     ok: bool
+    slow: bool
     why: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,14 +166,10 @@ def payload_share(mtu_bytes: int = 1500) -> float:
     return (mtu_bytes - IPV4_HEADER_BYTES - TCP_HEADER_BYTES) / (mtu_bytes + ETHERNET_HEADER_BYTES)
 
 
-def datagram_share(mtu_bytes: int = 1500) -> float:
-    """UDP payload per byte that netem counts, in full datagrams: 1472 of 1514 at an MTU of 1500."""
-    return (mtu_bytes - IPV4_HEADER_BYTES - UDP_HEADER_BYTES) / (mtu_bytes + ETHERNET_HEADER_BYTES)
-
-
 def measure_delays(links: Sequence[ProbeLink], rounds: int = DELAY_ROUNDS) -> list[float | None]:
     """One-way delays in ms, the minimum of ``rounds`` stamped datagrams per link, less the datagram's own time on
-    the link; None where none arrived. The links carry next to nothing, so any number of them goes at once."""
+    the link; None where none arrived. The links carry next to nothing, so any number of them goes at once. A link that
+    loses much gets more datagrams."""
     best: list[float | None] = [None] * len(links)
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         flows = _open_flows(links, stack)
@@ -122,10 +185,12 @@ def measure_delays(links: Sequence[ProbeLink], rounds: int = DELAY_ROUNDS) -> li
                     known = best[key.data]
                     best[key.data] = delay_ms if known is None else min(known, delay_ms)
 
-        for number in range(rounds):
-            for flow in flows:
-                flow.sender.sendto(STAMP.pack(number, time.monotonic()), flow.target)
-                receive_until(time.monotonic() + DELAY_SPACING_S)
+        wanted = [max(rounds, _heard_rounds(link.target.loss_ratio)) for link in links]
+        for number in range(max(wanted, default=0)):
+            for flow, flow_rounds in zip(flows, wanted, strict=True):
+                if number < flow_rounds:
+                    flow.sender.send(STAMP.pack(number, time.monotonic()))
+                    receive_until(time.monotonic() + DELAY_SPACING_S)
         slowest_ms = max((link.target.delay_ms + link.probe_ms() for link in links), default=0.0)
         receive_until(time.monotonic() + slowest_ms / 1e3 + DELAY_GRACE_S)
     return [
@@ -133,21 +198,33 @@ def measure_delays(links: Sequence[ProbeLink], rounds: int = DELAY_ROUNDS) -> li
     ]
 
 
+def _heard_rounds(loss_ratio: float) -> int:
+    if not 0 < loss_ratio < 1:
+        return 0
+    return min(DELAY_ROUNDS_LIMIT, math.ceil(math.log(UNHEARD) / math.log(loss_ratio)))
+
+
 def measure_rates(links: Sequence[ProbeLink], warm_s: float = WARM_S, window_s: float = WINDOW_S) -> list[float]:
-    """UDP payload that arrived, in bit/s, of every link, all of them loaded slightly above their rate at once.
+    """The rate of every link in bit/s as netem counts it (whole frames), all loaded slightly above it at once.
 
     Datagrams, because TCP in both directions of a link measures itself: each acknowledgement waits in the other
     direction's queue, and two links without fault reach 75-97 % of what they carry (one direction alone 100.0 %).
-    Counted over ``window_s`` (longer where the slowest link needs it for 200 packets) after ``warm_s``.
+    They fill the device's MTU. Counted over ``window_s`` (longer where the slowest link needs it for 200 packets)
+    after ``warm_s``.
     """
-    slowest_bps = min(link.target.rate_bps for link in links)
-    window_s = max(window_s, WINDOW_PACKETS * FULL_FRAME_BYTES * 8 / slowest_bps)
-    payload = random.Random(0).randbytes(DATAGRAM_BYTES)
-    offered_per_s = [
-        link.target.rate_bps / 8 / FULL_FRAME_BYTES * OVERLOAD / (1 - link.target.loss_ratio) for link in links
-    ]
     with contextlib.ExitStack() as stack:
         flows = _open_flows(links, stack)
+        payload = random.Random(0).randbytes(max(flow.mtu_bytes for flow in flows))
+        frames_bytes = [flow.mtu_bytes + ETHERNET_HEADER_BYTES for flow in flows]
+        datagrams = [payload[: flow.mtu_bytes - IPV4_HEADER_BYTES - UDP_HEADER_BYTES] for flow in flows]
+        seconds_a_frame = [
+            frame_bytes * 8 / link.target.rate_bps for frame_bytes, link in zip(frames_bytes, links, strict=True)
+        ]
+        window_s = max(window_s, WINDOW_PACKETS * max(seconds_a_frame))
+        offered_per_s = [
+            OVERLOAD / frame_s / max(1 - link.target.loss_ratio, 1 - OFFERED_LOSS_LIMIT)
+            for frame_s, link in zip(seconds_a_frame, links, strict=True)
+        ]
         for flow in flows:
             flow.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes it its minimum
         begin_s = time.monotonic()
@@ -159,7 +236,7 @@ def measure_rates(links: Sequence[ProbeLink], warm_s: float = WARM_S, window_s: 
                     due = int((now_s - begin_s) * offered_per_s[position]) + 1
                     for _ in range(min(due - sent[position], BURST_PACKETS)):
                         with contextlib.suppress(BlockingIOError):
-                            flow.sender.sendto(payload, flow.target)
+                            flow.sender.send(datagrams[position])
                     sent[position] = due  # what a busy host could not send in time is not made up for
                 time.sleep(max(0.0, min(until_s, now_s + TICK_S) - time.monotonic()))
 
@@ -168,9 +245,96 @@ def measure_rates(links: Sequence[ProbeLink], warm_s: float = WARM_S, window_s: 
         load_until(begin_s + warm_s + window_s)
         last = [_arrivals(flow) for flow in flows]
     return [
-        (end - start) * DATAGRAM_BYTES * 8 / (end_s - start_s)
-        for (start_s, start), (end_s, end) in zip(first, last, strict=True)
+        (end - start) * frame_bytes * 8 / (end_s - start_s)
+        for (start_s, start), (end_s, end), frame_bytes in zip(first, last, frames_bytes, strict=True)
     ]
+
+
+def measure_losses(links: Sequence[ProbeLink]) -> list[LossCount]:
+    """Loss of every link, all at once, by small datagrams paced so that no queue overflows.
+
+    As many as :data:`LOSS_EVENTS` asks for at the target's loss, or as fit into :data:`LOSS_LIMIT_S`.
+    """
+    share_per_s = LOSS_TOTAL_PER_S / max(1, len(links))
+    pace_per_s = [min(share_per_s, _unqueued_per_s(link)) for link in links]
+    wanted = [
+        max(1, min(loss_datagrams(link.target.loss_ratio), int(pace * LOSS_LIMIT_S)))
+        for link, pace in zip(links, pace_per_s, strict=True)
+    ]
+    with contextlib.ExitStack() as stack:
+        flows = _open_flows(links, stack)
+        for flow in flows:
+            flow.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        sent = [0] * len(flows)
+        last_s = time.monotonic()
+        owed = [0.0] * len(flows)
+        while sent != wanted:
+            now_s = time.monotonic()
+            # A stall is not made up for: it would be a burst, and a burst overflows.
+            elapsed_s = min(now_s - last_s, 2 * TICK_S)
+            last_s = now_s
+            for position, flow in enumerate(flows):
+                owed[position] += elapsed_s * pace_per_s[position]
+                owed[position] = min(owed[position], wanted[position] - sent[position])
+                while owed[position] >= 1:
+                    owed[position] -= 1
+                    with contextlib.suppress(BlockingIOError):
+                        flow.sender.send(STAMP.pack(sent[position], now_s))
+                        sent[position] += 1
+            time.sleep(TICK_S)
+        time.sleep(max(link.target.delay_ms for link in links) / 1e3 + DELAY_GRACE_S)
+        arrived = [_arrivals(flow)[1] + _held(flow) for flow in flows]
+    return [LossCount(number, number - came) for number, came in zip(sent, arrived, strict=True)]
+
+
+def loss_datagrams(loss_ratio: float) -> int:
+    """How many datagrams :func:`measure_losses` sends through a link that should lose ``loss_ratio`` of them."""
+    rarer = min(loss_ratio, 1 - loss_ratio)
+    wanted = math.ceil(LOSS_EVENTS / rarer) if rarer > 0 else LOSS_DATAGRAMS
+    return min(max(LOSS_DATAGRAMS, wanted), LOSS_DATAGRAMS_LIMIT)
+
+
+def _unqueued_per_s(link: ProbeLink) -> float:
+    """Probes a second that use but :data:`LOSS_LOAD` of the link: of its rate, and of its queue's limit, in which
+    what is on its way counts too."""
+    by_rate = link.target.rate_bps / (DELAY_PROBE_BYTES * 8)
+    by_limit = link.target.limit_packets / (link.target.delay_ms / 1e3 + 2 * TICK_S)
+    return LOSS_LOAD * min(by_rate, by_limit)
+
+
+def loss_interval(count: LossCount, confidence: float = LOSS_CONFIDENCE) -> tuple[float, float]:
+    """The loss ratios that ``count`` does not contradict: Clopper and Pearson's exact interval (Biometrika 26, 1934).
+
+    Any link's true ratio lies in it with at least probability ``confidence``.
+    """
+    tail = (1 - confidence) / 2
+    low = 0.0 if count.lost == 0 else _root(lambda ratio: 1 - _at_most(count.lost - 1, count.sent, ratio) - tail)
+    high = 1.0 if count.lost == count.sent else _root(lambda ratio: tail - _at_most(count.lost, count.sent, ratio))
+    return low, high
+
+
+def _at_most(most: int, number: int, ratio: float) -> float:
+    """Probability that of ``number`` independent events of probability ``ratio`` at most ``most`` happen."""
+    if 2 * most > number:
+        return 1 - _at_most(number - most - 1, number, 1 - ratio) if most < number else 1.0
+    odds = ratio / (1 - ratio)
+    logarithm = number * math.log1p(-ratio)
+    total = math.exp(logarithm)
+    for each in range(1, most + 1):
+        logarithm += math.log((number - each + 1) / each * odds)
+        total += math.exp(logarithm)
+    return total
+
+
+def _root(rising: Callable[[float], float]) -> float:
+    """Where a function that rises on (0, 1) is zero, by bisection to the grain of floats."""
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if rising(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return middle
 
 
 def _arrivals(flow: _Flow) -> tuple[float, int]:
@@ -183,15 +347,25 @@ def _arrivals(flow: _Flow) -> tuple[float, int]:
     return time.monotonic(), struct.unpack("=9I", facts)[SK_MEMINFO_DROPS]
 
 
+def _held(flow: _Flow) -> int:
+    """How many datagrams the receiving socket holds, after which it holds none."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            flow.receiver.recv(1)
+            count += 1
+    return count
+
+
 @dataclass(frozen=True)
 class _Flow:
     sender: socket.socket
     receiver: socket.socket
-    target: tuple[str, int]
+    mtu_bytes: int
 
 
 def _open_flows(links: Sequence[ProbeLink], stack: contextlib.ExitStack) -> list[_Flow]:
-    """Per link a datagram socket at either end, each in its own namespace."""
+    """Per link a datagram socket at either end, each in its own namespace, the sender's connected."""
     flows = []
     for link in links:
         with inside(link.receiver_netns_fd):
@@ -200,37 +374,52 @@ def _open_flows(links: Sequence[ProbeLink], stack: contextlib.ExitStack) -> list
         with inside(link.sender_netns_fd):
             sender = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sender.bind((link.sender_address, 0))
+        sender.connect(receiver.getsockname())
         for end in (sender, receiver):
             end.setblocking(False)
-        flows.append(_Flow(sender, receiver, receiver.getsockname()))
+        flows.append(_Flow(sender, receiver, sender.getsockopt(socket.IPPROTO_IP, IP_MTU)))
     return flows
 
 
-def judge(
-    link: ProbeLink, tolerance: Tolerance, delay_ms: float | None = None, rate_bps: float | None = None
-) -> ProbeRow:
+def judge(link: ProbeLink, tolerance: Tolerance, measured: Measured) -> ProbeRow:
     """The certificate's row for one link: what was asked, what the kernel says, what was measured, and whether it is
     within tolerance. A link that is down must have let nothing through."""
     target, kernel = link.target, link.kernel
-    faults = []
+    wrong, slow = [], []  # slow: what a busy host explains
     difference = disagreement(target, kernel)
     if difference:
-        faults.append(f"the kernel has {difference}")
+        wrong.append(f"the kernel has {difference}")
+    delay_ms = _corrected(measured.delay_ms, measured.substrate_ms)
+    rtt_ms = _corrected(measured.rtt_ms, measured.rtt_substrate_ms)
     if not target.up:
-        if delay_ms is not None:
-            faults.append("the link is down and let datagrams through")
-    elif rate_bps is None:
-        if delay_ms is None:
-            faults.append("nothing arrived")
-        # The clock's own grain is the only excuse for a packet that is early.
-        elif not -CLOCK_GRAIN_MS <= delay_ms - target.delay_ms <= tolerance.delay_ms:
-            faults.append(f"delay is {delay_ms - target.delay_ms:+.3f} ms off, allowed 0 to {tolerance.delay_ms:g} ms")
-    else:
-        ratio = rate_bps / (target.rate_bps * datagram_share())
+        if measured.delay_ms is not None:
+            wrong.append("the link is down and let datagrams through")
+    elif measured.delay_ms is not None:
+        early, late = _off(measured.delay_ms, measured.substrate_ms, target.delay_ms, tolerance.delay_ms, "delay")
+        wrong += early
+        slow += late
+    elif measured.rate_bps is None and measured.loss is None:
+        wrong.append("nothing arrived")
+    if measured.rtt_ms is not None:
+        early, late = _off(
+            measured.rtt_ms, measured.rtt_substrate_ms, measured.rtt_target_ms, 2 * tolerance.delay_ms, "round trip"
+        )
+        wrong += early
+        slow += late
+    if measured.rate_bps is not None:
+        ratio = measured.rate_bps / target.rate_bps
         if not 1 - tolerance.rate_low <= ratio <= 1 + tolerance.rate_high:
-            faults.append(
+            (slow if 0 < ratio < 1 else wrong).append(
                 f"rate is {(ratio - 1) * 100:+.1f} % off, "
                 f"allowed {-tolerance.rate_low * 100:g} to {tolerance.rate_high * 100:g} %"
+            )
+    low = high = None
+    if measured.loss is not None:
+        low, high = loss_interval(measured.loss)
+        if not low <= target.loss_ratio <= high:
+            wrong.append(
+                f"loss is {measured.loss.ratio:.4g} ({measured.loss.lost} of {measured.loss.sent} datagrams: "
+                f"{low:.4g} to {high:.4g}), set {target.loss_ratio:.4g}"
             )
     return ProbeRow(
         sender=link.sender,
@@ -239,10 +428,38 @@ def judge(
         target_delay_ms=target.delay_ms if target.up else 0.0,
         kernel_delay_ms=kernel.delay_ms,
         measured_delay_ms=delay_ms,
+        raw_delay_ms=measured.delay_ms,
+        substrate_delay_ms=measured.substrate_ms,
+        measured_rtt_ms=rtt_ms,
+        raw_rtt_ms=measured.rtt_ms,
         target_rate_bps=target.rate_bps,
         kernel_rate_bps=kernel.rate_bps,
-        measured_rate_bps=None if rate_bps is None else rate_bps / datagram_share(),
+        measured_rate_bps=measured.rate_bps,
+        target_loss_ratio=target.loss_ratio if target.up else 0.0,
         loss_ratio=kernel.loss_ratio,
-        ok=not faults,
-        why="; ".join(faults),
+        measured_loss_ratio=None if measured.loss is None else measured.loss.ratio,
+        loss_datagrams=None if measured.loss is None else measured.loss.sent,
+        loss_low=low,
+        loss_high=high,
+        loss_confidence=None if measured.loss is None else LOSS_CONFIDENCE,
+        ok=not wrong and not slow,
+        slow=bool(slow) and not wrong,
+        why="; ".join([*wrong, *slow]),
     )
+
+
+def _corrected(raw_ms: float | None, substrate_ms: float | None) -> float | None:
+    return None if raw_ms is None else raw_ms - (substrate_ms or 0.0)
+
+
+def _off(
+    raw_ms: float, substrate_ms: float | None, target_ms: float, allowed_ms: float, what: str
+) -> tuple[list[str], list[str]]:
+    """What speaks against a delay: that it is early, that it is late."""
+    # Nothing is early: no packet, substrate and all, comes before its time but by the clock's own grain.
+    if raw_ms < target_ms - CLOCK_GRAIN_MS:
+        return [f"{what} is {raw_ms - target_ms:+.3f} ms off, allowed 0 to {allowed_ms:g} ms"], []
+    off_ms = raw_ms - (substrate_ms or 0.0) - target_ms
+    if off_ms > allowed_ms:
+        return [], [f"{what} is {off_ms:+.3f} ms off, allowed 0 to {allowed_ms:g} ms"]
+    return [], []

@@ -74,11 +74,12 @@ def _blob(value: object) -> str:
 
 def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
     from testbed.pki import RunAuthority
-    from testbed.rack.namespaces import CONTROLLER_ADDRESS, Space
+    from testbed.rack.namespaces import CONTROLLER_ADDRESS, NetworkSettings, Space
 
     authority = RunAuthority(job.run)
     owner = os.stat(sys.prefix)
-    with Space(job.plan.nodes) as space:
+    network = NetworkSettings(**job.plan.scenario.network.model_dump())
+    with Space(job.plan.nodes, network) as space:
         pids: dict[str, int] = {}
         facts: list[Any] = []
 

@@ -73,7 +73,7 @@ class LinkPlayer:
         rows: list[dict[str, Any]] = (await self._answer("certificate"))["rows"]
         bad = [row for row in rows if not row["ok"]]
         real = self._settings["clock"] == "real"
-        slow = [row for row in bad if real and _merely_slow(row, allowed.probe_delay_ms)]
+        slow = [row for row in bad if real and row["slow"]]
         wrong = [row for row in bad if row not in slow]
         if wrong:
             listed = "\n".join(f"  {row['sender']} -> {row['receiver']}: {row['why']}" for row in wrong)
@@ -141,13 +141,3 @@ class LinkPlayer:
             elif kind != "finished":
                 self._answers.put_nowait({"event": kind, **event})
         self._answers.put_nowait({"event": "error", "message": "the player's process ended"})
-
-
-def _merely_slow(row: dict[str, Any], probe_delay_ms: float) -> bool:
-    """Whether a busy host explains a row: the kernel has the state, something arrived, and it was late or little."""
-    if row["kernel_rate_bps"] <= 0 or row["target_rate_bps"] <= 0 or "the kernel has" in row["why"]:
-        return False
-    delay_ms, rate_bps = row["measured_delay_ms"], row["measured_rate_bps"]
-    late = delay_ms is not None and delay_ms > row["target_delay_ms"] + probe_delay_ms
-    little = rate_bps is not None and 0 < rate_bps < row["target_rate_bps"]
-    return late or little

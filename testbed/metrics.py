@@ -60,6 +60,16 @@ class Metrics:
             "skyrack_link_target_rate_bytes_per_second", "Rate that the link plan asks for.", link
         )
         self.measured_rate = self._gauge("skyrack_link_measured_rate_bytes_per_second", "Rate that was measured.", link)
+        self.measured_round_trip = self._gauge(
+            "skyrack_link_measured_round_trip_seconds", "Least round trip that was measured.", link
+        )
+        self.substrate_delay = self._gauge(
+            "skyrack_link_substrate_delay_seconds",
+            "One-way delay without shaping, subtracted from what is measured.",
+            link,
+        )
+        self.target_loss = self._gauge("skyrack_link_target_loss_ratio", "Loss that the link plan asks for.", link)
+        self.measured_loss = self._gauge("skyrack_link_measured_loss_ratio", "Loss that was measured.", link)
         self.lateness = Histogram(
             "skyrack_link_change_lateness_seconds",
             "How late a change of a link plan was applied.",
@@ -152,6 +162,10 @@ class Metrics:
             ("measured_delay_ms", self.measured_delay, 1e-3),
             ("target_rate_bps", self.target_rate, 1 / 8),
             ("measured_rate_bps", self.measured_rate, 1 / 8),
+            ("measured_rtt_ms", self.measured_round_trip, 1e-3),
+            ("substrate_delay_ms", self.substrate_delay, 1e-3),
+            ("target_loss_ratio", self.target_loss, 1.0),
+            ("measured_loss_ratio", self.measured_loss, 1.0),
         )
         for row in event["rows"]:
             for key, metric, factor in series:

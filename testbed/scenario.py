@@ -28,6 +28,7 @@ from testbed.scenario_links import (
     GroundSettings,
     IslSettings,
     Name,
+    NetworkSection,
     PlaceSettings,
     Settings,
     SpaceGroundSettings,
@@ -136,6 +137,7 @@ class Scenario(Settings):
     """A file of contacts that stands in place of what the orbits say."""
     traces: tuple[TraceSettings, ...] = ()
     """Links that follow a recording instead of the model."""
+    network: NetworkSection = NetworkSection()
     tolerance: ToleranceSettings = ToleranceSettings()
     learning: LearningSettings
     devices: DeviceSettings

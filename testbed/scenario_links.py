@@ -228,6 +228,29 @@ class GroundSettings(Settings):
     backhaul_loss: float = Field(default=0.0, ge=0, lt=1)
 
 
+class NetworkSection(Settings):
+    """What TCP and the data devices are set to on every node of a rack; recorded as read back from the kernel.
+
+    Buffers are least, first and greatest, as tcp(7) has them; ``segments`` is how many segments go down as one train.
+    """
+
+    mtu_bytes: int = Field(default=1500, ge=576, le=9000)
+    congestion_control: str = Field(default="cubic", pattern="^[a-z_][a-z0-9_]{0,15}$")
+    receive_buffer_bytes: tuple[int, ...] = Field(default=(4096, 131_072, 6_291_456), min_length=3, max_length=3)
+    send_buffer_bytes: tuple[int, ...] = Field(default=(4096, 16_384, 4_194_304), min_length=3, max_length=3)
+    segments: int = Field(default=10, ge=1, le=64)
+    tso: bool = True
+    gso: bool = True
+    gro: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NetworkSection:
+        for sizes in (self.receive_buffer_bytes, self.send_buffer_bytes):
+            if list(sizes) != sorted(sizes) or sizes[0] < 2304 or sizes[-1] > 1 << 30:
+                raise ValueError("a buffer is least, first and greatest size in order, from 2304 B to 1 GiB")
+        return self
+
+
 class TraceSettings(Settings):
     """A directed link that follows a recording."""
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from testbed.errors import BugError, ScenarioError
 from testbed.link.budget import LinkBudget, delay_ms
-from testbed.link.plan import LinkPlan, LinkState, queue_limit_packets
+from testbed.link.plan import PACKET_BYTES, LinkPlan, LinkState, queue_limit_packets
 from testbed.orbit.contacts import Contact
 from testbed.orbit.motion import Array, Motion
 from testbed.orbit.propagate import Ephemeris, geodetic_itrs_km
@@ -91,6 +91,7 @@ def compile_link_plans(
     backhaul_delay_ms: float,
     tolerance: Tolerance,
     duration_s: float,
+    mtu_bytes: int = PACKET_BYTES,
     traces: Mapping[tuple[str, str], tuple[LinkState, ...]] | None = None,
 ) -> dict[str, LinkPlan]:
     """One plan per node: every satellite, every station, the ground. Times are mission seconds in ``[0, duration_s]``.
@@ -118,7 +119,7 @@ def compile_link_plans(
             _Span(start_s, end_s, hold(truth, start_s, min(end_s, duration_s), tolerance))
             for start_s, end_s in link.windows
         ]
-        links[link.first][link.second] = links[link.second][link.first] = _states(spans)
+        links[link.first][link.second] = links[link.second][link.first] = _states(spans, mtu_bytes)
 
     by_slug = {one.slug: one for one in stations}
     meetings: dict[tuple[str, str], list[Contact]] = defaultdict(list)
@@ -132,13 +133,15 @@ def compile_link_plans(
             (slug, satellite, budgets.down[slug]),
         ):
             truth = sight.truth(budget)
-            links[sender][receiver] = _states([_Span(*each, hold(truth, *each, tolerance)) for each in times_s])
+            links[sender][receiver] = _states(
+                [_Span(*each, hold(truth, *each, tolerance)) for each in times_s], mtu_bytes
+            )
 
     far = np.array([np.nan])
     rate_bps, loss_ratio = budgets.backhaul.evaluate(far, far)
     piece = Piece(0.0, backhaul_delay_ms, float(rate_bps[0]), float(loss_ratio[0]))
     for one in stations:
-        links[one.slug][ground_name] = links[ground_name][one.slug] = _states([_Span(0.0, np.inf, (piece,))])
+        links[one.slug][ground_name] = links[ground_name][one.slug] = _states([_Span(0.0, np.inf, (piece,))], mtu_bytes)
     for (sender, receiver), states in (traces or {}).items():
         links[sender][receiver] = states
     return {node: LinkPlan(node, by_peer) for node, by_peer in links.items()}
@@ -303,33 +306,33 @@ class _Sight:
         return truth
 
 
-def _states(spans: Sequence[_Span]) -> tuple[LinkState, ...]:
+def _states(spans: Sequence[_Span], mtu_bytes: int) -> tuple[LinkState, ...]:
     """Up in the spans as their pieces say; down before them (with the first delay), between and after (with the last).
 
     A span without an end stays up.
     """
     states: list[LinkState] = []
     if spans[0].start_s > 0:
-        states.append(_down(0.0, spans[0].pieces[0].delay_ms))
+        states.append(_down(0.0, spans[0].pieces[0].delay_ms, mtu_bytes))
     for span in spans:
         if states and states[-1].start_s == span.start_s:
             states.pop()  # one span ends in the very instant the next begins
         for piece in span.pieces:
-            state = _up(piece) if piece.rate_bps > 0 else _down(piece.start_s, piece.delay_ms)
+            state = _up(piece, mtu_bytes) if piece.rate_bps > 0 else _down(piece.start_s, piece.delay_ms, mtu_bytes)
             if state.up or not states or states[-1].up:
                 states.append(state)
         if np.isfinite(span.end_s) and states[-1].up:
-            states.append(_down(span.end_s, states[-1].delay_ms))
+            states.append(_down(span.end_s, states[-1].delay_ms, mtu_bytes))
     return tuple(states)
 
 
-def _up(piece: Piece) -> LinkState:
-    limit = queue_limit_packets(piece.rate_bps, piece.delay_ms)
+def _up(piece: Piece, mtu_bytes: int) -> LinkState:
+    limit = queue_limit_packets(piece.rate_bps, piece.delay_ms, mtu_bytes)
     return LinkState(piece.start_s, piece.delay_ms, piece.rate_bps, piece.loss_ratio, limit)
 
 
-def _down(start_s: float, delay_ms: float) -> LinkState:
-    return LinkState(start_s, delay_ms, 0.0, 0.0, queue_limit_packets(0.0, delay_ms))
+def _down(start_s: float, delay_ms: float, mtu_bytes: int) -> LinkState:
+    return LinkState(start_s, delay_ms, 0.0, 0.0, queue_limit_packets(0.0, delay_ms, mtu_bytes))
 
 
 def _common(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.errors import ScenarioError
 from testbed.link.budget import ConstantBudget
 from testbed.link.carrier import budget_of
 from testbed.link.compile import Budgets, Tolerance, compile_link_plans, usable_contacts
-from testbed.link.plan import LinkPlan, LinkState
+from testbed.link.plan import LinkPlan, LinkState, queue_limit_packets
 from testbed.link.trace import read_trace
 from testbed.orbit.contacts import Contact
 from testbed.orbit.sight import Limits
@@ -60,6 +60,7 @@ def compile_network(scenario: Scenario, sky: Sky, node: str | None = None) -> Ne
         backhaul_delay_ms=ground.backhaul_delay_ms,
         tolerance=Tolerance(scenario.tolerance.delay_ms, scenario.tolerance.rate),
         duration_s=scenario.duration_s,
+        mtu_bytes=scenario.network.mtu_bytes,
         traces=_traces(scenario, names),
     )
     return Network(plans, usable_contacts(contacts, plans, orbits.motion.names, scenario.duration_s))
@@ -105,7 +106,11 @@ def _traces(scenario: Scenario, names: set[str]) -> dict[tuple[str, str], tuple[
                 "a link has two traces", where=scenario.source, field=f"traces[{index}]", found=" -> ".join(pair)
             )
         trace = read_trace(Path(settings.file))
-        traces[pair] = trace.states(scenario.epoch, scenario.duration_s, repeat=settings.repeat)
+        states = trace.states(scenario.epoch, scenario.duration_s, repeat=settings.repeat)
+        mtu_bytes = scenario.network.mtu_bytes
+        traces[pair] = tuple(
+            replace(one, limit_packets=queue_limit_packets(one.rate_bps, one.delay_ms, mtu_bytes)) for one in states
+        )
     return traces
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from testbed.errors import BugError
 
 PACKET_BYTES = 1500
-"""What queue limits count: packets of an Ethernet MTU."""
+"""What queue limits count: packets of Ethernet's usual MTU, unless the scenario has another."""
 
 QUEUE_FLOOR_PACKETS = 64
 """Room for a sender's burst: 64 packets are 96 kB, more than the 64 KiB that TCP hands over in one piece."""
@@ -129,15 +129,15 @@ class LinkPlan:
         return {peer: tuple(_windows(states)) for peer, states in self.links.items()}
 
 
-def queue_limit_packets(rate_bps: float, delay_ms: float) -> int:
-    """netem's ``limit``: ``2 x ceil(rate x delay / packet) + 64`` packets of 1500 bytes.
+def queue_limit_packets(rate_bps: float, delay_ms: float, packet_bytes: int = PACKET_BYTES) -> int:
+    """netem's ``limit``: ``2 x ceil(rate x delay / packet) + 64`` packets.
 
     netem's queue holds what is on its way as well as what waits, so one rate-delay product is always in it; a second
     one is the buffer that a loss-based TCP needs to keep the link full (Villamizar and Song, SIGCOMM CCR 1994), and
     the floor takes a sender's bursts where the product is small.
     """
     in_flight_bytes = rate_bps / 8 * delay_ms / 1000
-    return 2 * math.ceil(in_flight_bytes / PACKET_BYTES) + QUEUE_FLOOR_PACKETS
+    return 2 * math.ceil(in_flight_bytes / packet_bytes) + QUEUE_FLOOR_PACKETS
 
 
 def _values(state: LinkState) -> list[float]:

@@ -105,6 +105,12 @@ def test_what_the_kernel_cannot_or_did_not_do_is_an_error(steps: dict[str, Any],
     assert [word for word in words if word not in steps["refused"][case]] == [], steps["refused"][case]
 
 
+def test_what_follows_a_refusal_in_its_batch_is_applied(steps: dict[str, Any]) -> None:
+    # rtnetlink works a batch off to its end; the one that was refused is named, the ones around it hold.
+    assert steps["past a refusal"]["ours"]["b"]["delay_ms"] == 7.5
+    assert steps["past a refusal"]["ours"]["c"] == DOWN
+
+
 def test_hundreds_of_batches_end_in_the_last_state(steps: dict[str, Any]) -> None:
     for peer in ("b", "c"):
         assert steps["many"]["ours"][peer]["delay_ms"] == pytest.approx(5.49, abs=1e-6)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.probe import datagram_share, payload_share
+from agent.probe import LossCount, loss_datagrams, loss_interval, payload_share
 from testbed.link.plan import LinkPlan, LinkState, queue_limit_packets
 from testbed.rack.kernel import GuestKernel
 
@@ -18,27 +22,71 @@ RING, RING_RATE_BPS, RING_DELAY_MS = 8, 3.5e6, 18.1
 
 
 def test_shares_follow_from_the_headers() -> None:
-    # Ethernet 14, IPv4 20 (RFC 791), UDP 8 (RFC 768), TCP 20 + timestamps 12 (RFC 9293, RFC 7323).
+    # Ethernet 14, IPv4 20 (RFC 791), TCP 20 + timestamps 12 (RFC 9293, RFC 7323).
     assert payload_share(1500) == 1448 / 1514
-    assert datagram_share(1500) == 1472 / 1514
+    assert payload_share(9000) == 8948 / 9014
+
+
+@pytest.mark.parametrize(
+    ("lost", "sent", "confidence", "low", "high"),
+    [
+        (10, 100, 0.95, 0.0490, 0.1762),  # Clopper-Pearson limits as published in tables
+        (0, 20, 0.95, 0.0, 0.1684),
+        (20, 20, 0.95, 0.8316, 1.0),
+        (81, 263, 0.95, 0.2527, 0.3676),  # Newcombe, Statistics in Medicine 17 (1998), table I, method 5
+        (15, 148, 0.95, 0.0578, 0.1617),
+        (1, 29, 0.95, 0.0009, 0.1776),
+    ],
+)
+def test_the_interval_is_the_published_one(lost: int, sent: int, confidence: float, low: float, high: float) -> None:
+    assert loss_interval(LossCount(sent, lost), confidence) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 400).flatmap(lambda sent: st.tuples(st.integers(0, sent), st.just(sent))), st.floats(0.5, 0.9999))
+def test_the_interval_is_where_both_tails_are_likely_enough(counts: tuple[int, int], confidence: float) -> None:
+    lost, sent = counts
+    low, high = loss_interval(LossCount(sent, lost), confidence)
+    tail = Fraction(1 - confidence) / 2
+
+    def at_least(ratio: float) -> Fraction:
+        return sum((_mass(each, sent, ratio) for each in range(lost, sent + 1)), Fraction(0))
+
+    def at_most(ratio: float) -> Fraction:
+        return sum((_mass(each, sent, ratio) for each in range(lost + 1)), Fraction(0))
+
+    assert 0 <= low <= lost / sent <= high <= 1
+    if lost > 0:
+        assert float(at_least(low)) == pytest.approx(float(tail), rel=1e-6)
+    if lost < sent:
+        assert float(at_most(high)) == pytest.approx(float(tail), rel=1e-6)
+
+
+def _mass(number: int, sent: int, ratio: float) -> Fraction:
+    """The binomial distribution, exactly."""
+    exact = Fraction(ratio)
+    return math.comb(sent, number) * exact**number * (1 - exact) ** (sent - number)
+
+
+def test_rare_losses_take_more_datagrams() -> None:
+    assert [loss_datagrams(ratio) for ratio in (0.5, 0.01, 0.99, 1e-9, 1.0)] == [500, 10_000, 10_000, 20_000, 500]
 
 
 def _plans() -> dict[str, LinkPlan]:
-    """A ring of eight, both ways, and two passes of 8 and 3 Mbit/s: 20 directed links."""
+    """A ring of eight, both ways, and two passes of 8 and 3 Mbit/s: 20 directed links, one of them lossy."""
     links: dict[str, dict[str, tuple[LinkState, ...]]] = {}
 
-    def connect(sender: str, receiver: str, delay_ms: float, rate_bps: float) -> None:
+    def connect(sender: str, receiver: str, delay_ms: float, rate_bps: float, loss_ratio: float = 0.0) -> None:
         links.setdefault(sender, {})[receiver] = (
             LinkState(0.0, delay_ms, 0.0, 0.0, 64),
-            LinkState(10.0, delay_ms, rate_bps, 0.0, queue_limit_packets(rate_bps, delay_ms)),
-            LinkState(100.0, delay_ms + 3, rate_bps, 0.0, queue_limit_packets(rate_bps, delay_ms + 3)),
+            LinkState(10.0, delay_ms, rate_bps, loss_ratio, queue_limit_packets(rate_bps, delay_ms)),
+            LinkState(100.0, delay_ms + 3, rate_bps, loss_ratio, queue_limit_packets(rate_bps, delay_ms + 3)),
         )
 
     for index in range(RING):
         for step in (1, -1):
             connect(f"sat-{index}", f"sat-{(index + step) % RING}", RING_DELAY_MS, RING_RATE_BPS)
-    for satellite, station, delay_ms in (("sat-0", "north", 5.0), ("sat-3", "south", 15.0)):
-        connect(satellite, station, delay_ms, 3e6)
+    for satellite, station, delay_ms, loss_ratio in (("sat-0", "north", 5.0, 0.02), ("sat-3", "south", 15.0, 0.0)):
+        connect(satellite, station, delay_ms, 3e6, loss_ratio)
         connect(station, satellite, delay_ms, 8e6)
     return {name: LinkPlan(name, each) for name, each in links.items()}
 
@@ -67,7 +115,17 @@ def test_every_link_of_a_loaded_ring_is_exact_in_virtual_time(
     assert len(rates) == 20
     for row in rates:
         assert row["measured_rate_bps"] == pytest.approx(row["target_rate_bps"], rel=0.005)
+        there_and_back = row["target_delay_ms"] + _target_ms(rates, row["receiver"], row["sender"])
+        assert row["measured_rtt_ms"] == pytest.approx(there_and_back, abs=0.01)
     assert sum(row["target_rate_bps"] == 0 for row in certificate["rows"]) == 20  # each was silent once
+    (lossy,) = [row for row in certificate["rows"] if row["measured_loss_ratio"] is not None]
+    assert (lossy["sender"], lossy["receiver"], lossy["target_loss_ratio"]) == ("sat-0", "north", 0.02)
+    assert lossy["loss_low"] < lossy["measured_loss_ratio"] < lossy["loss_high"]
+    assert (lossy["loss_datagrams"], lossy["loss_confidence"]) == (5000, 0.99999)
+
+
+def _target_ms(rows: list[dict[str, Any]], sender: str, receiver: str) -> float:
+    return float(next(row["target_delay_ms"] for row in rows if (row["sender"], row["receiver"]) == (sender, receiver)))
 
 
 @pytest.mark.guest
@@ -78,8 +136,10 @@ def test_no_link_is_early_or_too_fast_in_real_time(
     for row in _certificate(guest_script, stock_kernel, tmp_path)["rows"]:
         assert row["kernel_delay_ms"] == pytest.approx(row["target_delay_ms"], abs=64e-6)
         assert row["kernel_rate_bps"] == row["target_rate_bps"]
-        if row["measured_delay_ms"] is not None:
-            assert row["measured_delay_ms"] > row["target_delay_ms"] - 0.002
+        if row["raw_delay_ms"] is not None:
+            assert row["raw_delay_ms"] > row["target_delay_ms"] - 0.002
+            assert row["substrate_delay_ms"] > 0
+            assert row["measured_delay_ms"] == row["raw_delay_ms"] - row["substrate_delay_ms"]
         if row["measured_rate_bps"] is not None:
             assert row["measured_rate_bps"] < row["target_rate_bps"] * 1.01
 
@@ -88,6 +148,13 @@ def test_no_link_is_early_or_too_fast_in_real_time(
 def test_links_that_are_wrong_are_found_out(guest_script: GuestScript, time_travel_kernel: GuestKernel) -> None:
     rows = guest_script(time_travel_kernel, "mislead.py")
     verdicts = {(row["what"], row["receiver"]): row["why"] for row in rows}
+    slow = {(row["what"], row["receiver"]) for row in rows if row["slow"]}
+    assert slow == {("delay", "late"), ("rate", "slow")}  # what a busy host could have done
+    for row in rows:
+        if row["what"] == "loss":
+            assert (
+                row["loss_low"] < row["set_loss_ratio"] < row["loss_high"] or row["set_loss_ratio"] == row["loss_low"]
+            )
     wrong = {
         ("delay", "late"): "delay is +1.5",
         ("delay", "early"): "delay is -0.5",
@@ -97,6 +164,11 @@ def test_links_that_are_wrong_are_found_out(guest_script: GuestScript, time_trav
         ("rate", "eightfold"): "rate is +",
         ("rate", "slow"): "rate is -10.",
         ("rate", "closed"): "rate is -100.0 %",
+        ("loss", "late"): "loss is 0 (0 of ",
+        ("loss", "early"): "set 0.02",
+        ("loss", "eightfold"): "set 0.02",
+        ("loss", "slow"): "set 0.02",
+        ("loss", "open"): "set 0.02",
         ("kernel", "late"): "the kernel has delay_ms 11.5 instead of 10",
     }
     assert {key: why for key, why in verdicts.items() if why and key not in wrong} == {}
@@ -104,6 +176,10 @@ def test_links_that_are_wrong_are_found_out(guest_script: GuestScript, time_trav
 
 
 @pytest.mark.guest
-def test_tcp_reaches_the_payload_share_of_the_rate(guest_script: GuestScript, time_travel_kernel: GuestKernel) -> None:
-    (line,) = guest_script(time_travel_kernel, "goodput.py")
+@pytest.mark.parametrize("mtu_bytes", [576, 1500, 9000])
+def test_tcp_reaches_the_payload_share_of_the_rate(
+    guest_script: GuestScript, time_travel_kernel: GuestKernel, mtu_bytes: int
+) -> None:
+    (line,) = guest_script(time_travel_kernel, "goodput.py", str(mtu_bytes))
     assert line["goodput_bps"] == pytest.approx(line["payload_bps"], rel=0.005)
+    assert line["datagrams_bps"] == pytest.approx([line["set_bps"]] * 2, rel=0.005)

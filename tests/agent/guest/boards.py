@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 from agent.player import main
-from testbed.rack.namespaces import Space, unshare_network
+from testbed.rack.namespaces import NetworkSettings, Space, unshare_network
+
+PR_CAPBSET_DROP, PR_SET_KEEPCAPS = 24, 8  # linux/prctl.h
+CAPABILITY_VERSION = 0x20080522  # linux/capability.h, version 3
+CAP_NET_ADMIN, CAP_SYS_NICE = 12, 23
+NOBODY = 65534
 
 
 class Boards:
     """Nodes as sleeping processes, each in a namespace attached to one :class:`Space`."""
 
-    def __init__(self, nodes: list[str]) -> None:
-        self.space = Space(nodes)
+    def __init__(self, nodes: list[str], network: NetworkSettings | None = None) -> None:
+        self.space = Space(nodes, network)
         self.pids = {name: _sleeper() for name in nodes}
         self.facts = {name: self.space.attach(name, pid) for name, pid in self.pids.items()}
         self.netns = {name: os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for name, pid in self.pids.items()}
@@ -70,13 +77,41 @@ def received(receiver: socket.socket, for_s: float) -> int:
     return count
 
 
-class Link:
-    """The runner's end of a link player's channel; the player is a process of its own."""
+def keep_capabilities(*kept: int, uid: int = 0) -> None:
+    """Become ``uid`` with these capabilities and no others, and no way to any."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in set(range(41)) - set(kept):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    mask = sum(1 << number for number in kept)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)(*[mask & 0xFFFFFFFF] * 2, 0, *[mask >> 32] * 2, 0)  # effective, permitted, inheritable
+    if libc.capset(ctypes.byref(header), ctypes.byref(sets)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
-    def __init__(self, boards: Boards, plans: dict[str, dict[str, Any]]) -> None:
+
+class Link:
+    """The runner's end of a link player's channel; the player is a process of its own.
+
+    ``prepare`` runs in the player's process first. With ``at_home`` the player is told of no namespace: it is to be
+    in its board's own.
+    """
+
+    def __init__(
+        self,
+        boards: Boards,
+        plans: dict[str, dict[str, Any]],
+        prepare: Callable[[], None] = lambda: None,
+        at_home: bool = False,
+    ) -> None:
         ours, theirs = socket.socketpair()
-        if os.fork() == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             ours.close()
+            prepare()
             main(theirs)
             os._exit(0)
         theirs.close()
@@ -86,7 +121,7 @@ class Link:
                 "plan": plan,
                 "address": boards.address(name),
                 "peers": {peer: boards.address(peer) for peer in plan["links"]},
-                "pid": boards.pids[name],
+                **({} if at_home else {"pid": boards.pids[name]}),
             }
             for name, plan in plans.items()
         }

@@ -1,11 +1,11 @@
-"""Inside a guest: links that are not what they should be, by delay, by rate (eight times, twice) and by being up."""
+"""Inside a guest: links that are not what they should be, by delay, by rate, by loss and by being up."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from agent.netem import Shaper
-from agent.probe import ProbeLink, Tolerance, judge, measure_delays, measure_rates
+from agent.probe import Measured, ProbeLink, Tolerance, judge, measure_delays, measure_losses, measure_rates
 from testbed.link.plan import LinkState
 from tests.agent.guest.boards import Boards, say
 
@@ -20,6 +20,8 @@ SETTINGS = {
     "open": TARGET,
 }
 TARGETS = {name: TARGET for name in SETTINGS} | {"open": SETTINGS["closed"]}
+LOSSY = dataclasses.replace(TARGET, loss_ratio=0.02)
+LOSSES = {"right": 0.02, "late": 0.0, "early": 0.006, "eightfold": 0.05, "slow": 0.16, "closed": 0.02, "open": 0.002}
 
 boards = Boards(["hub", *SETTINGS])
 shaper = Shaper("data", {name: boards.address(name) for name in SETTINGS}, boards.netns["hub"])
@@ -45,8 +47,17 @@ delays_ms = measure_delays(links)
 loaded = [link for link in links if link.target.up]
 rates_bps = measure_rates(loaded)
 for link, delay_ms in zip(links, delays_ms, strict=True):
-    say(what="delay", **judge(link, Tolerance(), delay_ms=delay_ms).to_dict())
+    say(what="delay", **judge(link, Tolerance(), Measured(delay_ms=delay_ms)).to_dict())
 for link, rate_bps in zip(loaded, rates_bps, strict=True):
-    say(what="rate", **judge(link, Tolerance(), rate_bps=rate_bps).to_dict())
+    say(what="rate", **judge(link, Tolerance(), Measured(rate_bps=rate_bps)).to_dict())
 honest = dataclasses.replace(links[1], kernel=kernel["late"])
-say(what="kernel", **judge(honest, Tolerance(), delay_ms=10.1).to_dict())
+say(what="kernel", **judge(honest, Tolerance(), Measured(delay_ms=10.1)).to_dict())
+shaper.send(shaper.encode([(name, SETTINGS["closed"]) for name in SETTINGS]))  # or the load's queues would overflow
+shaper.send(shaper.encode([(name, dataclasses.replace(LOSSY, loss_ratio=LOSSES[name])) for name in SETTINGS]))
+lossy = [
+    dataclasses.replace(link, target=LOSSY, kernel=dataclasses.replace(kernel["right"], loss_ratio=LOSSY.loss_ratio))
+    for link in links
+]
+for link, loss in zip(lossy, measure_losses(lossy), strict=True):
+    row = judge(link, Tolerance(), Measured(loss=loss)).to_dict()
+    say(what="loss", **row, set_loss_ratio=LOSSES[link.receiver])

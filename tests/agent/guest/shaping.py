@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from agent.netem import Shaper
 from agent.witness import Witness
@@ -77,7 +77,8 @@ burst("d")
 unmatched = received(receivers["d"], 0.5)
 say(step="flush", control=control, while_down=while_down, after=after, kept=kept, unmatched=unmatched)
 
-tampered = bytearray(shaper.encode([("b", UP), ("c", UP)]))
+whole = shaper.encode([("b", UP), ("c", UP), ("b", CHANGED)])
+tampered = bytearray(whole.data)
 second = struct.unpack_from("=I", tampered)[0]
 struct.pack_into("=i", tampered, second + 16 + 4, 4242)  # an interface that there is not
 
@@ -94,7 +95,7 @@ refused = {
     "negative": refusal(shaper.encode, [("b", LinkState(0.0, -1.0, 1e6, 0.0, 10))]),
     "too fast": refusal(shaper.encode, [("b", LinkState(0.0, 1.0, 1e12, 0.0, 10))]),
     "device": refusal(Shaper, "nic7", {"b": boards.address("b")}, boards.netns["a"]),
-    "batch": refusal(shaper.send, bytes(tampered)),
+    "batch": refusal(shaper.send, replace(whole, data=bytes(tampered))),
 }
 lossy = Shaper("data", {name: boards.address(name) for name in ("b", "c")}, boards.netns["c"])
 lossy._netlink.close()
@@ -102,9 +103,9 @@ with inside(boards.netns["c"]):
     lossy._netlink = Lossy()
 refused["lost filter"] = refusal(lossy.install)
 say(step="refused", **refused)
+say(step="past a refusal", ours={name: asdict(state) for name, state in shaper.read_back().items()})
 
 rounds = 50
-
 batches = [
     shaper.encode([(name, LinkState(0.0, 5.0 + number / 100, 3e6, 0.0, 60)) for name in ("b", "c")])
     for number in range(rounds)

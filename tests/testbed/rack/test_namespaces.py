@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from testbed.errors import RackError
+from testbed.errors import RackError, ScenarioError
 from testbed.rack.kernel import find_guest_kernel
-from testbed.rack.namespaces import ADDRESS_LIMIT, address_table
+from testbed.rack.namespaces import ADDRESS_LIMIT, NetworkSettings, address_table
 from testbed.rack.uml import run_in_guest
 
 
@@ -41,6 +41,29 @@ def test_addresses_are_unique_usable_and_locally_administered() -> None:
 def test_nodes_that_have_no_address_are_refused(nodes: list[str]) -> None:
     with pytest.raises(RackError):
         address_table(nodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mtu_bytes", 575),
+        ("mtu_bytes", 9001),
+        ("segments", 0),
+        ("segments", 65),
+        ("receive_buffer_bytes", (4096, 2**31, 2**31)),
+        ("receive_buffer_bytes", (4096, 8192)),
+        ("send_buffer_bytes", (8192, 4096, 16384)),
+        ("send_buffer_bytes", (100, 4096, 16384)),
+        ("congestion_control", "cubic; reboot"),
+        ("congestion_control", ""),
+    ],
+)
+def test_settings_that_no_kernel_has_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ScenarioError) as refused:
+        NetworkSettings(**{name: value})
+    assert refused.value.field == f"network.{name}"
+    assert refused.value.found == value
+    assert refused.value.allowed
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +102,35 @@ def test_a_board_has_its_two_devices_as_read_back(space: dict[str, Any]) -> None
         assert device["mtu"] == 1500
     facts = space["boards"]["facts"][0]
     assert (facts["mtu_bytes"], facts["congestion_control"]) == (1500, "cubic")
-    assert facts["gso_max_segments"] == devices["data"]["gso_max_segs"]
+    assert facts["gso_max_segments"] == devices["data"]["gso_max_segs"] == facts["min_train_segments"] == 10
+    assert facts["receive_buffer_bytes"] == [4096, 131_072, 6_291_456]
+    assert facts["send_buffer_bytes"] == [4096, 16_384, 4_194_304]
+    assert (facts["tso"], facts["gso"], facts["gro"]) == (True, True, False)
+
+
+@pytest.mark.guest
+def test_settings_reach_the_device_and_its_sockets(space: dict[str, Any]) -> None:
+    step = space["settings"]
+    data, mgmt = ({each["ifname"]: each for each in step["devices"]}[name] for name in ("data", "mgmt"))
+    assert (data["mtu"], data["gso_max_segs"], mgmt["mtu"]) == (4000, 3, 1500)
+    assert step["segment_bytes"] == 4000 - 20 - 20 - 12  # IPv4, TCP, its timestamps
+    assert step["buffers"] == [70_000, 30_000]  # what an untouched socket begins with
+    assert step["congestion"] == "reno"
+    facts = step["facts"][0]
+    assert (facts["mtu_bytes"], facts["congestion_control"]) == (4000, "reno")
+    assert (facts["receive_buffer_bytes"], facts["send_buffer_bytes"]) == (
+        [5000, 70_000, 900_000],
+        [5000, 30_000, 800_000],
+    )
+    assert (facts["gso_max_segments"], facts["min_train_segments"]) == (3, 3)
+    assert (facts["tso"], facts["gso"], facts["gro"]) == (False, True, True)
+
+
+@pytest.mark.guest
+def test_a_setting_that_this_kernel_lacks_is_named_with_what_it_has(space: dict[str, Any]) -> None:
+    answer = space["unfit"]["answer"]
+    assert answer["error"] == "KernelError"
+    assert [word for word in ("n0", "pigeon", "tcp_congestion_control", "cubic") if word not in answer["message"]] == []
 
 
 @pytest.mark.guest

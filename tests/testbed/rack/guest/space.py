@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from testbed.errors import SkyrackError
 from testbed.rack.kernel import probe_native
-from testbed.rack.namespaces import Space, unshare_network
+from testbed.rack.namespaces import NetworkSettings, Space, unshare_network
 from testbed.rack.netlink import inside
 
 
@@ -92,3 +92,42 @@ with Space(nodes) as space:
         at_home=refusal(space, "n7", sleeper(own_network=False)),
         dead=refusal(space, "n7", dead),
     )
+
+
+def try_attach(network: NetworkSettings) -> dict[str, str]:
+    with Space(["n0"], network) as space:
+        return refusal(space, "n0", sleeper())
+
+
+def listener(pid: int, address: str) -> socket.socket:
+    with inside(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)):
+        return socket.create_server((address, 0))
+
+
+network = NetworkSettings(
+    mtu_bytes=4000,
+    congestion_control="reno",
+    receive_buffer_bytes=(5000, 70_000, 900_000),
+    send_buffer_bytes=(5000, 30_000, 800_000),
+    segments=3,
+    tso=False,
+    gso=True,
+    gro=True,
+)
+with Space(["m0", "m1"], network) as space:
+    pids = {name: sleeper() for name in ("m0", "m1")}
+    facts = [asdict(space.attach(name, pid)) for name, pid in pids.items()]
+    with listener(pids["m1"], space.addresses["m1"].data) as server:
+        with inside(os.open(f"/proc/{pids['m0']}/ns/net", os.O_RDONLY)):
+            client = socket.socket()
+        sizes = [client.getsockopt(socket.SOL_SOCKET, each) for each in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
+        client.connect(server.getsockname())
+        say(
+            what="settings",
+            facts=facts,
+            devices=json.loads(run(pids["m0"], "ip", "-json", "-details", "link")),
+            buffers=sizes,
+            segment_bytes=client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG),
+            congestion=client.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode(),
+        )
+say(what="unfit", answer=try_attach(NetworkSettings(congestion_control="pigeon")))
