@@ -5,13 +5,20 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sgp4.api import WGS72, Satrec
 from skyfield.api import EarthSatellite, load, wgs84
 
+from testbed.errors import ScenarioError
+from testbed.orbit import passes
 from testbed.orbit.constellation import parse_constellation
 from testbed.orbit.contacts import Contact, contacts_csv, find_contacts
 from testbed.orbit.propagate import Propagator
@@ -33,10 +40,9 @@ def _masked(stations: tuple[Station, ...], min_elevation_deg: float) -> tuple[St
 class Skyfield:
     """The oracle: skyfield's satellites over skyfield's stations."""
 
-    def __init__(self, code: str, epoch: datetime, stations: tuple[Station, ...]) -> None:
+    def __init__(self, propagator: Propagator, epoch: datetime, stations: Iterable[Station]) -> None:
         self.timescale = load.timescale(builtin=True)
         self.epoch = self.timescale.from_datetime(epoch)
-        propagator = Propagator(parse_constellation(code), epoch)
         self.satellites = {
             name: EarthSatellite.from_satrec(record, self.timescale)
             for name, record in zip(propagator.names, propagator.satrecs, strict=True)
@@ -83,7 +89,7 @@ class Skyfield:
 def _compare(code: str, stations: tuple[Station, ...], duration_s: float) -> int:
     """Same passes for every pair, and skyfield's altitude at our edges. Returns how many passes there were."""
     contacts = find_contacts(_motion(code), stations, duration_s)
-    oracle = Skyfield(code, EPOCH, stations)
+    oracle = Skyfield(_motion(code), EPOCH, stations)
     for satellite in oracle.satellites:
         for slug, one in oracle.stations.items():
             ours = [contact for contact in contacts if (contact.satellite, contact.station) == (satellite, slug)]
@@ -143,6 +149,172 @@ def test_passes_are_cut_by_the_horizon() -> None:
     always = find_contacts(_motion("D:35786:0:6/1/0"), (STATIONS["Matera"],), 3600.0)
     assert always
     assert {(one.start_s, one.end_s) for one in always} == {(0.0, 3600.0)}
+
+
+def _check_everywhere(
+    motion: Propagator, epoch: datetime, stations: tuple[Station, ...], duration_s: float
+) -> tuple[Contact, ...]:
+    """skyfield's own altitude is on our side of the mask all the time: at our edges, inside and outside of them.
+
+    It is asked every 30 s, and in the middle of every contact and of every gap: so nothing is missing that lasts for
+    30 s, and nothing extra is there.
+    """
+    contacts = find_contacts(motion, stations, duration_s)
+    oracle = Skyfield(motion, epoch, stations)
+    grid_s = np.linspace(0.0, duration_s, math.ceil(duration_s / 30) + 1)
+    grid = oracle.time(grid_s)
+    for name, satellite in oracle.satellites.items():
+        for one in stations:
+            ours = [contact for contact in contacts if (contact.satellite, contact.station) == (name, one.slug)]
+            bounds_s = np.array([bound_s for contact in ours for bound_s in (contact.start_s, contact.end_s)])
+            assert (np.diff(bounds_s) > 0).all()
+            altitude_deg = (satellite - oracle.place(one.slug)).at(grid).altaz()[0].degrees
+            covered = np.searchsorted(bounds_s, grid_s, side="right") % 2 == 1
+            if ours:
+                covered |= np.isclose(grid_s, bounds_s[-1], rtol=0, atol=1e-9) & (bounds_s[-1] == duration_s)
+                near = np.abs(grid_s[:, None] - bounds_s).min(axis=1) < 0.01
+                altitude_deg = np.where(near, np.where(covered, 90.0, -90.0), altitude_deg)
+            slow = np.abs(altitude_deg - one.min_elevation_deg) < 1e-5  # a metre of a geostationary satellite's
+            assert (covered == (altitude_deg >= one.min_elevation_deg))[~slow].all(), f"{name} over {one}"
+
+            edges_s = bounds_s[(bounds_s > 0) & (bounds_s < duration_s)]
+            if edges_s.size:
+                around_s = np.concatenate([edges_s - 0.5, edges_s, edges_s + 0.5])
+                before, at, after = oracle.altitude_deg(name, one.slug, around_s).reshape(3, -1)
+                late_s = np.abs(at - one.min_elevation_deg) / np.abs(after - before)
+                assert late_s.max() <= 0.01, f"{name} over {one}"
+            if ours:
+                middle_s = np.array([(contact.start_s + contact.end_s) / 2 for contact in ours])
+                # A pass is highest in its middle, or is long enough for its middle to be well inside.
+                assert (oracle.altitude_deg(name, one.slug, middle_s) >= one.min_elevation_deg).all()
+            for contact in ours:
+                inside = (grid_s >= contact.start_s) & (grid_s <= contact.end_s)
+                assert contact.max_elevation_deg >= one.min_elevation_deg
+                assert contact.max_elevation_deg >= altitude_deg[inside & (altitude_deg < 90.0)].max(initial=-90) - 1e-3
+    return contacts
+
+
+def _satrec(perigee_km: float, eccentricity: float, *angles_deg: float) -> Satrec:
+    """Mean elements at EPOCH; the angles are inclination, node, argument of perigee, mean anomaly."""
+    inclination, node, perigee, anomaly = (math.radians(angle) for angle in angles_deg)
+    mean_motion_rad_min = 60 * math.sqrt(398600.8 / ((6378.137 + perigee_km) / (1 - eccentricity)) ** 3)
+    days = (EPOCH - datetime(1949, 12, 31, tzinfo=timezone.utc)) / timedelta(days=1)
+    record = Satrec()
+    elements = eccentricity, perigee, inclination, anomaly, mean_motion_rad_min, node
+    record.sgp4init(WGS72, "i", 1, days, 0.0, 0.0, 0.0, *elements)
+    return record
+
+
+_ANGLE_DEG = st.floats(0, 360, exclude_max=True)
+_ORBITS = st.builds(
+    _satrec,
+    st.one_of(st.floats(300, 2000), st.floats(2000, 36000), st.just(35786.0)),
+    st.one_of(st.just(0.0), st.floats(0, 0.01), st.floats(0, 0.75)),
+    st.one_of(st.floats(0, 180), st.sampled_from([0.0, 63.4, 90.0])),
+    _ANGLE_DEG,
+    _ANGLE_DEG,
+    _ANGLE_DEG,
+)
+_PLACES = st.builds(
+    Station,
+    name=st.just("somewhere"),
+    slug=st.just("somewhere"),
+    latitude_deg=st.one_of(st.floats(-90, 90), st.sampled_from([-90.0, 0.0, 90.0])),
+    longitude_deg=st.floats(-180, 180),
+    altitude_m=st.sampled_from([0.0, 4000.0]),
+    min_elevation_deg=st.one_of(st.floats(0, 85), st.sampled_from([0.0, 5.0, 10.0, 25.0, 80.0])),
+    source=st.just("an example"),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(_ORBITS, min_size=1, max_size=3), _PLACES, st.sampled_from([20.0, 1000.0, 30000.0, 86400.0]))
+def test_any_orbit_over_any_place_is_up_when_skyfield_says_so(
+    records: list[Satrec], place: Station, duration_s: float
+) -> None:
+    motion = Propagator.of_satrecs([f"sat-{number}" for number in range(len(records))], records, EPOCH)
+    try:
+        motion.state_itrs_km(np.linspace(0, duration_s, 200))
+    except ScenarioError:
+        assume(False)  # the moon's pull takes some eccentric orbits into the Earth within a day
+    _check_everywhere(motion, EPOCH, (place,), duration_s)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_constellations_have_skyfields_passes(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    altitude_km, inclination_deg = generator.uniform(350, 1400), generator.uniform(30, 140)
+    code = f"D:{altitude_km:.1f}:{inclination_deg:.2f}:6/3/{generator.integers(3)}:{generator.uniform(0, 360):.2f}"
+    places = tuple(generator.choice(np.array(list(STATIONS.values()), dtype=object), 3, replace=False))
+    assert _compare(code, _masked(places, generator.uniform(0, 30)), 43200.0) > 20
+
+
+def test_a_molniya_orbit_is_up_when_skyfield_says_so() -> None:
+    # Molniya 2-14, of the test cases of Vallado et al., AIAA 2006-6753.
+    record = Satrec.twoline2rv(
+        "1 08195U 75081A   06176.33215444  .00000099  00000-0  11873-3 0   813",
+        "2 08195  64.1586 279.0717 6877146 264.7651  20.2257  2.00491383225656",
+    )
+    epoch = datetime(2006, 6, 25, tzinfo=timezone.utc)
+    motion = Propagator.of_satrecs(["molniya"], [record], epoch)
+    contacts = _check_everywhere(motion, epoch, tuple(STATIONS.values()), 2 * 86400.0)
+    assert len(contacts) > 30
+    assert max(one.duration_s for one in contacts) > 8 * 3600  # over the north it hangs
+    assert min(one.duration_s for one in contacts) < 3600  # past its perigee it flits
+
+
+@pytest.mark.parametrize("latitude_deg", [90.0, -90.0])
+@pytest.mark.parametrize("mask_deg", [0.0, 80.0])
+def test_a_polar_orbit_over_a_pole(latitude_deg: float, mask_deg: float) -> None:
+    pole = Station("Pole", "pole", latitude_deg, 0.0, 2800.0, mask_deg, "an example")
+    contacts = _check_everywhere(_motion("D:600:90:1/1/0"), EPOCH, (pole,), 86400.0)
+    assert 14 <= len(contacts) <= 15  # one in every revolution
+    lengths_s = [one.duration_s for one in contacts if one.start_s > 0 and one.end_s < 86400]
+    # From horizon to horizon 2 arccos(R / r) of a revolution. The pole's own radius counts.
+    if mask_deg == 0.0:
+        expected_s = 2 * math.acos(6359.6 / 6978.1) * math.sqrt(6978.1**3 / 398600.4)
+        assert lengths_s == pytest.approx([expected_s] * len(lengths_s), rel=0.01)
+
+
+def test_a_dip_between_two_samples_splits_a_contact() -> None:
+    # A geosynchronous satellite of 60 degrees inclination draws a figure of eight, twice a day low over Quito.
+    motion = Propagator.of_satrecs(["eight"], [_motion("D:35786:60:4/4/0").satrecs[2]], EPOCH)
+    quito = Station("Quito", "quito", -0.2, -78.5, 2800.0, 0.0, "an example")
+    oracle = Skyfield(motion, EPOCH, [quito])
+    at_s = np.linspace(0, 86400, 2881)
+    lowest = int(oracle.altitude_deg("eight", "quito", at_s).argmin())
+    assert 600 < at_s[lowest] < 85800
+    dip_deg = oracle.altitude_deg("eight", "quito", np.linspace(at_s[lowest] - 30, at_s[lowest] + 30, 601)).min()
+    for below_deg in (1e-1, 1e-2, 1e-3):
+        assert len(_check_everywhere(motion, EPOCH, _masked((quito,), dip_deg - below_deg), 86400.0)) == 1
+        before, after = find_contacts(motion, _masked((quito,), dip_deg + below_deg), 86400.0)[:2]
+        assert before.end_s < at_s[lowest] + 30 < after.start_s + 60
+        gap_s = np.linspace(before.end_s + 0.1, after.start_s - 0.1, 50)
+        assert (oracle.altitude_deg("eight", "quito", gap_s) < dip_deg + below_deg).all()
+
+
+def test_blocks_of_satellites_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = find_contacts(_motion("D:550:53:24/4/1"), LANDSAT, 43200.0)
+    monkeypatch.setattr(passes, "_BLOCK_CELLS", 1)
+    single = find_contacts(_motion("D:550:53:24/4/1"), LANDSAT, 43200.0)
+    assert len(whole) > 100
+    for ours, theirs in zip(single, whole, strict=True):
+        assert (ours.satellite, ours.station) == (theirs.satellite, theirs.station)
+        assert dataclasses.astuple(ours)[2:] == pytest.approx(dataclasses.astuple(theirs)[2:], abs=1e-6)
+
+
+def test_a_fast_satellite_among_slow_ones_changes_little() -> None:
+    # All share one grid, as fine as the fastest needs.
+    alone = find_contacts(_motion("D:20180:55:3/3/1"), LANDSAT, 43200.0)
+    among = find_contacts(_motion("D:20180:55:3/3/1+D:300:53:1/1/0"), LANDSAT, 43200.0)
+    those = [one for one in among if one.satellite in _motion("D:20180:55:3/3/1").names]
+    assert [(one.satellite, one.station) for one in those] == [(one.satellite, one.station) for one in alone]
+    assert [one.start_s for one in those] == pytest.approx([one.start_s for one in alone], abs=2e-3)
+    assert [one.end_s for one in those] == pytest.approx([one.end_s for one in alone], abs=2e-3)
+
+
+def test_without_stations_there_are_no_contacts() -> None:
+    assert find_contacts(_motion(DEMO), (), 3600.0) == ()
 
 
 def test_contacts_are_sorted_and_repeatable() -> None:

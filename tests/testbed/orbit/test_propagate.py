@@ -13,9 +13,9 @@ from sgp4.api import WGS72, Satrec
 from skyfield.api import EarthSatellite, load, wgs84
 from skyfield.framelib import itrs
 
-from testbed.errors import ScenarioError
+from testbed.errors import BugError, ScenarioError
 from testbed.orbit.constellation import parse_constellation
-from testbed.orbit.propagate import Ephemeris, Propagator, geodetic_itrs_km
+from testbed.orbit.propagate import Ephemeris, Propagator, geodetic_itrs_km, longest_step_s
 
 EPOCH = datetime(2026, 6, 1, 2, 24, tzinfo=timezone.utc)
 METRE_KM = 1e-3
@@ -49,12 +49,70 @@ def test_velocity_is_the_derivative_of_position() -> None:
     assert np.abs(difference_km - velocity_km_s).max() < 1e-4
 
 
-def test_interpolation_stays_within_ten_centimetres() -> None:
-    propagator = Propagator(parse_constellation("D:400:98.2:3/1/0"), EPOCH)
-    ephemeris = Ephemeris(propagator, 6000.0)
-    at_s = np.random.default_rng(1).uniform(0, 6000, 400)
-    error_km = ephemeris.position_at_km(np.arange(3)[:, None], at_s) - propagator.position_itrs_km(at_s)
-    assert np.linalg.norm(error_km, axis=-1).max() < 1e-4
+ALL_ORBITS = {
+    "D:300:53:3/3/0+D:550:97.6:3/3/0": 0.0,
+    "D:780:86.4:3/3/0": 0.0,
+    "D:8000:10:3/3/0": 0.0,
+    "D:20180:55:3/3/0+D:35786:0:2/1/0": 0.0,
+    "D:800:50:1/1/0": 0.3,
+    "D:600:63.4:1/1/0": 0.74,
+}
+"""Codes, and the eccentricity given to orbits with the code's altitude at their perigee."""
+
+
+def _motion(code: str, eccentricity: float) -> Propagator:
+    propagator = Propagator(parse_constellation(code), EPOCH)
+    if not eccentricity:
+        return propagator
+    records = []
+    for one in propagator.satrecs:
+        record = Satrec()
+        mean_motion = one.no_kozai * (1 - eccentricity) ** 1.5
+        days = one.jdsatepoch - 2433281.5 + one.jdsatepochF
+        record.sgp4init(WGS72, "i", 1, days, 0, 0, 0, eccentricity, 4.7, one.inclo, one.mo, mean_motion, one.nodeo)
+        records.append(record)
+    return Propagator.of_satrecs(propagator.names, records, EPOCH)
+
+
+def _worst_error_m(propagator: Propagator, duration_s: float, step_s: float | None) -> float:
+    ephemeris = Ephemeris(propagator, duration_s, step_s)
+    generator = np.random.default_rng(1)
+    end_s = min(duration_s, 6 * ephemeris.step_s)  # derivatives come from elsewhere near the ends
+    sides_s = generator.uniform(0, end_s, 300), duration_s - generator.uniform(0, end_s, 300)
+    at_s = np.concatenate([[0.0, duration_s], *sides_s, generator.uniform(0, duration_s, 3000)])
+    error_km = ephemeris.position_at_km(np.arange(len(propagator.names))[:, None], at_s)
+    error_km -= propagator.position_itrs_km(at_s)
+    return float(np.linalg.norm(error_km, axis=-1).max()) / METRE_KM
+
+
+@pytest.mark.parametrize("duration_s", [0.5, 30.0, 1000.0, 6000.0, 90000.0])
+@pytest.mark.parametrize("code", ALL_ORBITS)
+def test_interpolation_stays_within_ten_centimetres(code: str, duration_s: float) -> None:
+    assert _worst_error_m(_motion(code, ALL_ORBITS[code]), duration_s, None) < 0.1
+
+
+@pytest.mark.parametrize("code", ALL_ORBITS)
+def test_longer_steps_cost_what_is_said(code: str) -> None:
+    propagator = _motion(code, ALL_ORBITS[code])
+    for turn_rad in (0.3, 0.36, 0.4):
+        step_s = longest_step_s(propagator, 90000.0, turn_rad)
+        # A grid as coarse as this also serves contacts, whose slant range must be right to 10 m.
+        assert _worst_error_m(propagator, 90000.0, step_s) < max(0.1, (turn_rad / 0.4) ** 9 * 10)
+
+
+def test_blocks_of_states_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_s = np.linspace(0, 6000, 50)
+    whole = Ephemeris(_motion("D:705:98.2:4/1/0", 0.0), 6000.0).position_at_km(np.array([[1], [3]]), at_s)
+    monkeypatch.setattr("testbed.orbit.propagate._BLOCK_STATES", 5)
+    blocks = Ephemeris(_motion("D:705:98.2:4/1/0", 0.0), 6000.0).position_at_km(np.array([[1], [3]]), at_s)
+    assert blocks == pytest.approx(whole, abs=1e-9)
+    assert blocks.shape == (2, 50, 3)
+
+
+@pytest.mark.parametrize(("duration_s", "step_s"), [(0.0, None), (-1.0, None), (10.0, 0.0), (float("nan"), None)])
+def test_an_ephemeris_of_no_time_is_a_bug(duration_s: float, step_s: float | None) -> None:
+    with pytest.raises(BugError, match="positive"):
+        Ephemeris(_motion("D:705:98.2:1/1/0", 0.0), duration_s, step_s)
 
 
 def test_satellites_start_where_the_code_puts_them() -> None:
