@@ -4,9 +4,9 @@ Three steps, each over whole arrays, in blocks of satellites so that memory stay
 
 1. The steps of the ephemeris in which a satellite can come near enough to a place, by the angle between them at the
    centre of the Earth. In a low orbit this leaves some 2 % of all (place, satellite, step).
-2. In such a step the satellite's height above the place's horizontal plane and its squared distance are polynomials in
-   time. Where the elevation's derivative changes sign between the ends of the step, its extremum is solved for. So
-   from each of those instants to the next the elevation is monotonic.
+2. In such a step the satellite's way is a polynomial in time. Where the elevation's derivative changes sign between
+   the ends of the step, its extremum is solved for. So from each of those instants to the next the elevation is
+   monotonic.
 3. Where it is above the mask at one of two such neighbours and not at the other there is one edge: solved for.
 
 That a step holds one extremum at most follows from its length: seen from a place, a satellite in straight flight has
@@ -26,8 +26,8 @@ from testbed.orbit.motion import Array
 from testbed.orbit.propagate import EARTH_RATE_RAD_S, Ephemeris, quintic
 
 COARSE_TURN_RAD = 0.36
-"""Step of an ephemeris for passes: some 5 minutes in a low orbit, which is then within 1.2 m, and within 4 m at
-eccentricities of 0.3 to 0.74. That moves an edge by half a millisecond."""
+"""Step of an ephemeris for passes: some 5 minutes in a low orbit, which is then within 1.3 m, and within 2.7 m at any
+eccentricity. That moves an edge by half a millisecond."""
 
 EDGE_TOLERANCE_S = 1e-6
 """How well edges are solved for, on the ephemeris."""

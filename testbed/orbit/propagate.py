@@ -126,8 +126,8 @@ def longest_step_s(motion: Motion, duration_s: float, turn_rad: float) -> float:
     """The step in which no satellite turns by more than ``turn_rad`` / (1 + eccentricity), Earth's turn included.
 
     Counted where it turns fastest, at its perigee, from the states at both ends of the time. An ephemeris on this grid
-    is wrong by (turn / 0.4)**9 x 5 m at most, from 300 to 36,000 km and to an eccentricity of 0.74; by a third of that
-    in circular orbits (measured against SGP4). At most ten minutes.
+    is wrong by (turn / 0.4)**6 x 5 m at most, from 300 to 36,000 km and to an eccentricity of 0.74; by half of that in
+    circular orbits (measured against SGP4). At most ten minutes.
     """
     position, velocity = motion.state_itrs_km(np.array([0.0, duration_s]))
     inertial = velocity + np.cross([0.0, 0.0, EARTH_RATE_RAD_S], position)

@@ -427,3 +427,17 @@ def test_link_models_are_read_and_written(tmp_path: Path) -> None:
     again.write_text(dump_scenario(scenario), encoding="utf-8")
     ignore = {"source", "text"}
     assert load_scenario(str(again)).model_dump(exclude=ignore) == scenario.model_dump(exclude=ignore)
+
+
+def test_the_network_is_what_a_rack_would_set_by_itself(tmp_path: Path) -> None:
+    from testbed.rack.namespaces import NetworkSettings
+
+    assert NetworkSettings(**load_scenario("demo").network.model_dump()) == NetworkSettings()
+    path = tmp_path / "network.yaml"
+    path.write_text(DEMO + "network: {mtu: 1400 B, congestion_control: bbr, send_buffer: [4 KiB, 64 KiB, 1 MiB]}\n")
+    network = NetworkSettings(**load_scenario(str(path)).network.model_dump())
+    assert (network.mtu_bytes, network.congestion_control) == (1400, "bbr")
+    assert network.send_buffer_bytes == (4096, 65_536, 1_048_576)
+    path.write_text(DEMO + "network: {send_buffer: [4 KiB, 64 KiB, 1 KiB]}\n")
+    with pytest.raises(ScenarioError, match="least, first and greatest"):
+        load_scenario(str(path))
