@@ -161,15 +161,17 @@ def plan(
     from controller import console
     from controller.planner import make_plan
     from testbed.orbit.sky import open_sky
+    from testbed.scenario import blaming
 
     read = _scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds)
-    sky = open_sky(read)
-    _warn(sky.orbits.warnings)
-    if plot is not None:
-        from controller.atlas import draw_sky
+    with blaming(read):
+        sky = open_sky(read)
+        _warn(sky.orbits.warnings)
+        if plot is not None:
+            from controller.atlas import draw_sky
 
-        draw_sky(read, sky, plot)
-    made = make_plan(read, strategy, scheduler, sky)
+            draw_sky(read, sky, plot)
+        made = make_plan(read, strategy, scheduler, sky)
     if format_ is Format.JSON:
         console.emit_json(console.plan_document(made))
     else:
@@ -187,14 +189,16 @@ def contacts(
     from testbed.link.network import contact_rates_bps
     from testbed.orbit.contact_plan import Scope, contacts_document
     from testbed.orbit.sky import open_sky
+    from testbed.scenario import blaming
 
     read = _scenario(scenario, set_)
-    sky = open_sky(read)
-    _warn(sky.orbits.warnings)
+    with blaming(read):
+        sky = open_sky(read)
+        _warn(sky.orbits.warnings)
+        rates_bps = contact_rates_bps(read, sky) if format_ is ContactFormat.ION else None
     if format_ is ContactFormat.TABLE:
         console.emit(console.contact_plan_table(read, sky.contacts))
     else:
-        rates_bps = contact_rates_bps(read, sky) if format_ is ContactFormat.ION else None
         sys.stdout.write(contacts_document(format_.value, sky.contacts, Scope.of(read, sky, rates_bps)))
 
 
@@ -209,11 +213,13 @@ def links(
     from controller import console
     from testbed.link.network import compile_network
     from testbed.orbit.sky import open_sky
+    from testbed.scenario import blaming
 
     read = _scenario(scenario, set_)
-    sky = open_sky(read)
-    _warn(sky.orbits.warnings)
-    network = compile_network(read, sky, node)
+    with blaming(read):
+        sky = open_sky(read)
+        _warn(sky.orbits.warnings)
+        network = compile_network(read, sky, node)
     rows = console.link_rows(network.link_plans[node], read.epoch)
     if format_ is Format.JSON:
         console.emit_json(rows)
@@ -243,9 +249,12 @@ def run(
     from controller.planner import make_plan
     from controller.report import write_report
     from controller.rundir import RunDirectory
+    from testbed.scenario import blaming
 
     with _stoppable() as stop:
-        made = make_plan(_scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds), strategy, scheduler)
+        read = _scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds)
+        with blaming(read):
+            made = make_plan(read, strategy, scheduler)
         directory = RunDirectory.create(runs_dir, made.scenario.name)
         choice = Choice(rack.value, time.value, scheduler)
         try:

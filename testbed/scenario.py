@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from operator import attrgetter
@@ -146,9 +148,11 @@ class Scenario(Settings):
     """Size of the pieces that bulk tensors travel in."""
     source: str = ""
     text: str = ""
+    overridden: tuple[str, ...] = ()
+    """Keys whose values came from flags."""
 
 
-_NOT_IN_FILE = frozenset({"source", "text"})
+_NOT_IN_FILE = frozenset({"source", "text", "overridden"})
 
 
 def scenario_names() -> tuple[str, ...]:
@@ -169,7 +173,7 @@ def load_scenario(path_or_name: str, overrides: Mapping[str, str] | None = None)
     for key, value in (overrides or {}).items():
         tree = scenario_file.override(tree, key, value)
     binding = scenario_keys.bind(Scenario, tree, given=_NOT_IN_FILE)
-    binding.values |= {"source": str(path), "text": text}
+    binding.values |= {"source": str(path), "text": text, "overridden": tuple(overrides or ())}
     scenario = scenario_keys.build(Scenario, binding)
     mask_deg = scenario.space_ground.min_elevation_deg
     stations = tuple(
@@ -179,6 +183,40 @@ def load_scenario(path_or_name: str, overrides: Mapping[str, str] | None = None)
     scenario = scenario.model_copy(update={"stations": stations})
     _check_names(scenario, binding)
     return scenario
+
+
+@contextmanager
+def blaming(scenario: Scenario) -> Iterator[None]:
+    """What the scenario is found to be wrong about later on is blamed on its file and line, or on the flag."""
+    try:
+        yield
+    except ScenarioError as error:
+        if error.where is not None and error.where != scenario.source or error.line is not None or not error.field:
+            raise
+        where, line = _place(scenario, error.field)
+        raise ScenarioError(
+            error.message, where=where, line=line, field=error.field, found=error.found, allowed=error.allowed
+        ) from error
+
+
+def _place(scenario: Scenario, field: str) -> tuple[str | None, int | None]:
+    """Where a field's value stands, or the nearest section around it."""
+    if any(field == key or field.startswith(f"{key}.") for key in scenario.overridden):
+        return f"--set {field}", None
+    if not scenario.text:
+        return scenario.source or None, None
+    entry = scenario_file.parse(scenario.text, scenario.source, Path(scenario.source).parent)
+    line: int | None = None
+    for part in re.findall(r"[^.\[\]]+", field):
+        inner = entry.value
+        if isinstance(inner, Mapping) and part in inner:
+            entry = inner[part]
+        elif isinstance(inner, tuple) and part.isdigit() and int(part) < len(inner):
+            entry = inner[int(part)]
+        else:
+            break
+        line = entry.line
+    return scenario.source, line
 
 
 def dump_scenario(scenario: Scenario) -> str:

@@ -36,7 +36,7 @@ def check_capacity(plans: Mapping[str, LinkPlan], ground_name: str, capacity_bps
         return
     raise ScenarioError(
         f"{at_s:.1f} s into the mission {len(flows)} links are up together, more than the rack can carry at once",
-        field="rack.capacity_bps",
+        field="rack.capacity",
         found=f"{_summed(flows)} = {peak_bps / 1e6:g} Mbit/s",
         allowed=f"at most {capacity_bps / 1e6:g} Mbit/s together: lower the links' rates, or use a larger rack",
     )

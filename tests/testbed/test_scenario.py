@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from testbed import scenario_file
 from testbed.errors import ExitCode, ScenarioError
-from testbed.scenario import Scenario, dump_scenario, load_scenario, scenario_names
+from testbed.scenario import Scenario, blaming, dump_scenario, load_scenario, scenario_names
 
 DEMO = (files("testbed") / "scenarios" / "demo.yaml").read_text(encoding="utf-8")
 EPOCH = next(line.split()[1] for line in DEMO.splitlines() if line.startswith("epoch:"))
@@ -441,3 +441,31 @@ def test_the_network_is_what_a_rack_would_set_by_itself(tmp_path: Path) -> None:
     path.write_text(DEMO + "network: {send_buffer: [4 KiB, 64 KiB, 1 KiB]}\n")
     with pytest.raises(ScenarioError, match="least, first and greatest"):
         load_scenario(str(path))
+
+
+@pytest.mark.parametrize(
+    ("field", "part"),
+    [
+        ("constellation", "constellation:"),
+        ("rack.capacity", "capacity:"),
+        ("isl.pairs[3]", "isl:"),
+        ("stations[2]", "stations:"),
+        ("space_ground.up.radio.atmosphere", "up:"),
+    ],
+)
+def test_what_is_found_out_later_is_blamed_on_its_line(tmp_path: Path, field: str, part: str) -> None:
+    path = tmp_path / "late.yaml"
+    path.write_text(DEMO)
+    with pytest.raises(ScenarioError) as caught, blaming(load_scenario(str(path))):
+        raise ScenarioError("it will not do", field=field, found="this", allowed="that")
+    assert (caught.value.where, caught.value.line) == (str(path), _line_of(DEMO, part))
+    assert (caught.value.field, caught.value.found, caught.value.allowed) == (field, "this", "that")
+
+
+def test_what_a_flag_set_is_blamed_on_the_flag() -> None:
+    with pytest.raises(ScenarioError) as caught, blaming(load_scenario("demo", {"isl.rate": "1 Mbit/s"})):
+        raise ScenarioError("it will not do", field="isl.rate")
+    assert (caught.value.where, caught.value.line) == ("--set isl.rate", None)
+    with pytest.raises(ScenarioError) as elsewhere, blaming(load_scenario("demo")):
+        raise ScenarioError("a file of its own", where="orbits.tle", line=7, field="checksum")
+    assert (elsewhere.value.where, elsewhere.value.line) == ("orbits.tle", 7)
