@@ -137,6 +137,18 @@ def test_a_grazing_pass_between_two_samples_is_one_short_contact() -> None:
     assert not find_contacts(_motion(DEMO), _masked(lone, best.max_elevation_deg + 0.001), 10800.0)
 
 
+@pytest.mark.parametrize("latitude_deg", [-45.0, 0.0, 45.0, 90.0])
+@pytest.mark.parametrize("code", ["D:550:97.6:1/1/0", "D:1200:53:1/1/0:40", "D:2000:120:1/1/0"])
+def test_every_pass_is_found_down_to_its_last_hundredth_of_a_degree(code: str, latitude_deg: float) -> None:
+    place = Station("There", "there", latitude_deg, 10.0, 0.0, 3.0, "an example")
+    whole = [one for one in find_contacts(_motion(code), (place,), 86400.0) if one.start_s > 0 and one.end_s < 86400]
+    assert whole or latitude_deg == 90.0
+    for one in whole:
+        just_below = _masked((place,), one.max_elevation_deg - 0.01)
+        found = find_contacts(_motion(code), just_below, 86400.0)
+        assert any(one.start_s < other.start_s < other.end_s < one.end_s for other in found)
+
+
 def test_passes_are_cut_by_the_horizon() -> None:
     whole = find_contacts(_motion(DEMO), LANDSAT, 10800.0)
     chosen = next(one for one in whole if one.start_s > 0)
