@@ -249,12 +249,15 @@ def run(
     from controller.planner import make_plan
     from controller.report import write_report
     from controller.rundir import RunDirectory
+    from testbed.orbit.sky import open_sky
     from testbed.scenario import blaming
 
     with _stoppable() as stop:
         read = _scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds)
         with blaming(read):
-            made = make_plan(read, strategy, scheduler)
+            sky = open_sky(read)
+            _warn(sky.orbits.warnings)
+            made = make_plan(read, strategy, scheduler, sky)
         directory = RunDirectory.create(runs_dir, made.scenario.name)
         choice = Choice(rack.value, time.value, scheduler)
         try:

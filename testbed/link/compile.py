@@ -156,12 +156,15 @@ def usable_contacts(
     a trace alone connects to a station has contacts when the trace has; its elevation then is 0.
     """
     flying = frozenset(satellites)
+    meetings: dict[tuple[str, str], list[Contact]] = defaultdict(list)
+    for contact in contacts:
+        meetings[contact.satellite, contact.station].append(contact)
     usable = []
     for satellite in satellites:
         for station in plans[satellite].links.keys() - flying:
             if satellite not in plans[station].links:
                 continue
-            met = [one for one in contacts if (one.satellite, one.station) == (satellite, station)]
+            met = meetings[satellite, station]
             for start_s, end_s in _common(plans[satellite].windows(station), plans[station].windows(satellite)):
                 seen = [one.max_elevation_deg for one in met if one.start_s < end_s and start_s < one.end_s]
                 usable.append(Contact(satellite, station, start_s, min(end_s, duration_s), max(seen, default=0.0)))
