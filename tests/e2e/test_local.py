@@ -127,9 +127,9 @@ def test_on_board_gives_the_same_bits(local: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_a_rack_out_of_tolerance_refuses_to_start(time_travel: None, tmp_path: Path) -> None:
-    # 1 ns: a probe rounds to more.
+    # 1 ns: among the dozens of links some probe is off by more; which ones, differs from run to run.
     said = _run(tmp_path, *SMALL, "--set", "tolerance.probe_delay=0.000001 ms", code=3)["stderr"]
-    assert re.search(r"sat-0-\d -> sat-0-\d: ", said)
+    assert re.search(r"^  [a-z0-9-]+ -> [a-z0-9-]+: (delay|round trip) is .* off, allowed", said, re.MULTILINE)
     (run,) = (tmp_path / "runs").iterdir()
     assert "round_started" not in (run / "events.jsonl").read_text()
 
