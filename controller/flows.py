@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from testbed.errors import ScenarioError
-from testbed.flow import Assignment, FlowPlan
+from testbed.flow.assignment import Assignment, FlowPlan
 from testbed.mission import MissionPlan
 from testbed.orbit.contacts import Contact
 from testbed.strategy.base import Parcel, Scheduler

@@ -2,6 +2,7 @@
 
     SkyrackError                       exit  gRPC                 to blame
     ├── ScenarioError                  2     INVALID_ARGUMENT     the scenario file or the flags
+    │   └── FlowError                  2     INVALID_ARGUMENT     too few or too short passes for the bytes
     ├── RackError                      3     FAILED_PRECONDITION  the rack (host, kernel, board) is not fit
     │   ├── KernelError                3     FAILED_PRECONDITION  the kernel lacks or refuses something
     │   └── LinkToleranceError         3     FAILED_PRECONDITION  a probed link is out of tolerance
@@ -93,6 +94,10 @@ class ScenarioError(SkyrackError):
             found=self.found,
             allowed=self.allowed,
         )
+
+
+class FlowError(ScenarioError):
+    """The planned links cannot carry the bytes that must cross them. The message names what stands in the way."""
 
 
 class RackError(SkyrackError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from testbed.clock import Clock
 from testbed.errors import LinkClosed, LinkError
-from testbed.flow import Assignment
+from testbed.flow.assignment import Assignment
 from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.errors import LinkClosed
-from testbed.flow import Assignment
+from testbed.flow.assignment import Assignment
 from testbed.node.base import Node
 from testbed.node.orders import Order
 from testbed.transfer.chunks import Chunk, ChunkId

@@ -7,7 +7,7 @@ import json
 from protos.skyrack.v1.agent_pb2 import ObeyRequest
 from protos.skyrack.v1.assignment_pb2 import Assignment as AssignmentMessage
 from protos.skyrack.v1.controller_pb2 import Event
-from testbed.flow import Assignment
+from testbed.flow.assignment import Assignment
 from testbed.node.orders import Order, Report
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from testbed.errors import ScenarioError
-from testbed.flow import FlowPlan
+from testbed.flow.assignment import FlowPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.strategy.forecast import Forecast

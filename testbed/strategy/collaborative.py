@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from testbed.errors import BugError, LinkError
-from testbed.flow import FlowPlan
+from testbed.flow.assignment import FlowPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.strategy import rounds, sizes

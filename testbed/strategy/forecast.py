@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from testbed.flow import Assignment
+from testbed.flow.assignment import Assignment
 
 
 @dataclass(frozen=True)

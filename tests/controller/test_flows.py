@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from controller.flows import EarliestFinish
 from testbed.errors import ScenarioError
-from testbed.flow import Assignment
+from testbed.flow.assignment import Assignment
 from testbed.link.plan import LinkPlan, LinkState
 from testbed.mission import MissionPlan
 from testbed.orbit.contacts import Contact

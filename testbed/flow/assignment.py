@@ -1,4 +1,4 @@
-"""Flow plans: which bytes use which contact."""
+"""Chunks bound to contacts: what a flow plan tells a node to send when."""
 
 from __future__ import annotations
 
