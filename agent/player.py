@@ -31,25 +31,17 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.netem import Batch, DeadMan, Shaper, disagreement
-from agent.probe import (
-    Measured,
-    ProbeLink,
-    ProbeRow,
-    Tolerance,
-    judge,
-    measure_delays,
-    measure_losses,
-    measure_rates,
-)
-from agent.witness import Witness
+from agent.board import Board, open_board
+from agent.certificate import Tolerance
+from agent.inspection import Inspection, busiest_s
+from agent.netem import Batch, DeadMan, disagreement
 from testbed.clock import ClockCommit, ClockMap, monotonic_s
 from testbed.errors import KernelError, RackError, SkyrackError
-from testbed.link.plan import LinkPlan, LinkState
+from testbed.link.plan import LinkState
 
 PRIORITY = 50
 """Of SCHED_FIFO: with it the 99th percentile of lateness was 0.15 ms on a loaded host, without it 2.4 ms."""
@@ -57,17 +49,6 @@ PR_SET_TIMERSLACK = 29  # linux/prctl.h; the default slack is 50 us
 RECEIVE_BYTES = 1 << 16
 SLEEP_LIMIT_S = 3600.0
 """select takes no longer timeouts than its struct holds; waking up once an hour costs nothing."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """One node's shaped device and the plan it plays."""
-
-    plan: LinkPlan
-    address: str
-    shaper: Shaper
-    witness: Witness
-    netns_fd: int | None
 
 
 @dataclass(frozen=True)
@@ -141,10 +122,7 @@ class Player:
                     board.shaper.clear()
             except KernelError as error:
                 self._emit({"event": "error", "command": "stop", "error": "KernelError", "message": f"{name}: {error}"})
-            board.shaper.close()
-            board.witness.close()
-            if board.netns_fd is not None:
-                os.close(board.netns_fd)
+            board.close()
         self._boards.clear()
         if self._dead_man is not None:
             self._dead_man.release()
@@ -160,7 +138,7 @@ class Player:
             raise RackError("plans are installed already")
         try:
             for name, node in sorted(command["nodes"].items()):
-                self._boards[name] = _board(name, node)
+                self._boards[name] = open_board(name, node)
             # Before anything is shaped: from then on no death leaves it so.
             self._dead_man = DeadMan([(board.shaper.device, board.netns_fd) for board in self._boards.values()])
             for board in self._boards.values():
@@ -177,45 +155,10 @@ class Player:
     def _probe(self, command: dict[str, Any]) -> None:
         if self._clock is not None:
             raise RackError("the mission has started: its links are not free to be probed")
-        elsewhere = {peer for board in self._boards.values() for peer in board.plan.links} - set(self._boards)
-        if elsewhere:
-            raise RackError(f"links to {sorted(elsewhere)} cannot be probed: their far ends are not on this kernel")
-        tolerance = Tolerance(**command.get("tolerance", {}))
+        inspection = Inspection(self._boards, Tolerance(**command.get("tolerance", {})))
         begin_s = monotonic_s()
-        substrate = self._delays(_undelayed(self._boards))
-        rows: list[ProbeRow] = []
-        for states in _extremes(self._boards):
-            links = self._set(states)
-            rows += [
-                judge(link, tolerance, Measured(delay_ms=delay_ms, substrate_ms=substrate.get(link.ends)))
-                for link, delay_ms in zip(links, measure_delays(links), strict=True)
-            ]
-        at_s = float(command["at_s"]) if command.get("at_s") is not None else _busiest_s(self._boards)
-        loaded = [
-            link
-            for link in self._set(
-                {
-                    (name, peer): board.plan.state(peer, at_s)
-                    for name, board in self._boards.items()
-                    for peer in board.plan.links
-                }
-            )
-            if link.target.up
-        ]
-        if loaded:
-            targets_ms = {link.ends: link.target.delay_ms for link in loaded}
-            raw_ms = {link.ends: delay_ms for link, delay_ms in zip(loaded, measure_delays(loaded), strict=True)}
-            rows += [
-                judge(link, tolerance, _there_and_back(link, rate_bps, raw_ms, targets_ms, substrate))
-                for link, rate_bps in zip(loaded, measure_rates(loaded), strict=True)
-            ]
-        lossy = self._set(_lossiest(self._boards))
-        if lossy:
-            rows += [
-                judge(link, tolerance, Measured(loss=loss))
-                for link, loss in zip(lossy, measure_losses(lossy), strict=True)
-            ]
-        self._set_all_down()
+        at_s = float(command["at_s"]) if command.get("at_s") is not None else busiest_s(self._boards)
+        rows = inspection.rows(at_s)
         self._emit(
             {
                 "event": "certificate",
@@ -225,38 +168,6 @@ class Player:
                 "rows": [row.to_dict() for row in rows],
             }
         )
-
-    def _delays(self, states: Mapping[tuple[str, str], LinkState]) -> dict[tuple[str, str], float | None]:
-        links = self._set(states)
-        return {link.ends: delay_ms for link, delay_ms in zip(links, measure_delays(links), strict=True)}
-
-    def _set(self, states: Mapping[tuple[str, str], LinkState]) -> list[ProbeLink]:
-        """Put directed links into ``states``, all others down; the links as the kernel then has them."""
-        self._set_all_down()
-        links = []
-        for name, board in self._boards.items():
-            mine = [(peer, state) for (sender, peer), state in states.items() if sender == name]
-            board.shaper.send(board.shaper.encode(mine))
-            kernel = board.witness.read()
-            links += [
-                ProbeLink(
-                    sender=name,
-                    receiver=peer,
-                    sender_netns_fd=board.netns_fd,
-                    receiver_netns_fd=self._boards[peer].netns_fd,
-                    sender_address=board.address,
-                    receiver_address=self._boards[peer].address,
-                    target=state,
-                    kernel=kernel[peer],
-                )
-                for peer, state in mine
-            ]
-        return links
-
-    def _set_all_down(self) -> None:
-        down = LinkState(0.0, 0.0, 0.0, 0.0, 1)
-        for board in self._boards.values():
-            board.shaper.send(board.shaper.encode([(peer, down) for peer in board.plan.links]))
 
     def _start(self, command: dict[str, Any]) -> None:
         if self._clock is not None or not self._boards:
@@ -334,110 +245,6 @@ def _encode(boards: Mapping[str, Board]) -> list[Tick]:
         )
         for at_s, nodes in sorted(by_instant.items())
     ]
-
-
-def _board(name: str, node: Mapping[str, Any]) -> Board:
-    """A node's device, found and read, not yet shaped."""
-    plan = LinkPlan.from_dict(node["plan"])
-    unknown = sorted(set(plan.links) - set(node["peers"]))
-    if unknown:
-        raise RackError(f"{name}: the plan has links to {unknown}, of which no address was given")
-    netns_fd = None
-    path = node["netns"] if "netns" in node else f"/proc/{node['pid']}/ns/net" if "pid" in node else None
-    if path is not None:
-        try:
-            netns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise RackError(f"{name}: its network namespace is gone: {error}") from None
-    device = node.get("device", "data")
-    shaper = Shaper(device, {peer: node["peers"][peer] for peer in plan.links}, netns_fd)
-    return Board(plan, node["address"], shaper, Witness(device, shaper.classes, netns_fd), netns_fd)
-
-
-def _there_and_back(
-    link: ProbeLink,
-    rate_bps: float,
-    raw_ms: Mapping[tuple[str, str], float | None],
-    targets_ms: Mapping[tuple[str, str], float],
-    substrate_ms: Mapping[tuple[str, str], float | None],
-) -> Measured:
-    """A loaded link's rate, and the least round trip where the way back is up as well: the sum of both ways' least
-    delays, which one clock measured."""
-    back = (link.receiver, link.sender)
-    there_ms, back_ms = raw_ms[link.ends], raw_ms.get(back)
-    if there_ms is None or back_ms is None:
-        return Measured(rate_bps=rate_bps)
-    return Measured(
-        rate_bps=rate_bps,
-        rtt_ms=there_ms + back_ms,
-        rtt_target_ms=link.target.delay_ms + targets_ms[back],
-        rtt_substrate_ms=(substrate_ms.get(link.ends) or 0.0) + (substrate_ms.get(back) or 0.0),
-    )
-
-
-def _undelayed(boards: Mapping[str, Board]) -> dict[tuple[str, str], LinkState]:
-    """Every link that is ever up, at its greatest rate, without delay and loss: what is left is the substrate."""
-    return {
-        ends: replace(max(carrying, key=lambda state: state.rate_bps), delay_ms=0.0, loss_ratio=0.0)
-        for ends, carrying in _carrying(boards)
-    }
-
-
-def _lossiest(boards: Mapping[str, Board]) -> dict[tuple[str, str], LinkState]:
-    """Every link that is to lose anything, in the state in which it loses most."""
-    states = {ends: max(carrying, key=lambda state: state.loss_ratio) for ends, carrying in _carrying(boards)}
-    return {ends: state for ends, state in states.items() if state.loss_ratio > 0}
-
-
-def _carrying(boards: Mapping[str, Board]) -> Iterator[tuple[tuple[str, str], list[LinkState]]]:
-    for name, board in boards.items():
-        for peer, states in board.plan.links.items():
-            carrying = [state for state in states if state.up]
-            if carrying:
-                yield (name, peer), carrying
-
-
-def _extremes(boards: Mapping[str, Board]) -> list[dict[tuple[str, str], LinkState]]:
-    """Settings that between them show each link at its least and greatest delay and rate, and once down.
-
-    The first one holds the first extreme of every link, and so on; links with fewer extremes are not in the later
-    ones.
-    """
-    rounds: list[dict[tuple[str, str], LinkState]] = []
-    for name, board in boards.items():
-        for peer, states in board.plan.links.items():
-            carrying = [state for state in states if state.up]
-            extremes: list[LinkState] = []
-            if carrying:
-                extremes += [
-                    min(carrying, key=lambda state: state.delay_ms),
-                    max(carrying, key=lambda state: state.delay_ms),
-                    min(carrying, key=lambda state: state.rate_bps),
-                    max(carrying, key=lambda state: state.rate_bps),
-                ]
-            extremes += [state for state in states if not state.up][:1]
-            for number, state in enumerate(dict.fromkeys(extremes)):
-                if number == len(rounds):
-                    rounds.append({})
-                rounds[number][name, peer] = state
-    return rounds
-
-
-def _busiest_s(boards: Mapping[str, Board]) -> float:
-    """The instant at which the planned rates of all links add up highest (the first such)."""
-    steps: dict[float, float] = {}
-    for board in boards.values():
-        for states in board.plan.links.values():
-            before_bps = 0.0
-            for state in states:
-                steps[state.start_s] = steps.get(state.start_s, 0.0) + state.rate_bps - before_bps
-                before_bps = state.rate_bps
-    best_s, best_bps, sum_bps = 0.0, -1.0, 0.0
-    for at_s, step_bps in sorted(steps.items()):
-        sum_bps += step_bps
-        if sum_bps > best_bps + 1.0:
-            best_s, best_bps = at_s, sum_bps
-    return best_s
 
 
 def _raise_priority() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,10 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from testbed.errors import ScenarioError
+from testbed.text_file import TextKind, read_utf8
 
 MAX_BYTES = 1_000_000
 """A scenario is a page of text; a thousand pages are a mistake."""
 MAX_DEPTH = 20
+
+_SCENARIO = TextKind("a scenario", "YAML in UTF-8", MAX_BYTES)
 
 _CORE_TAGS = frozenset({"str", "int", "float", "bool", "null", "timestamp", "value", "merge", "seq", "map"})
 """What a value may be without anybody having said so with a tag."""
@@ -54,30 +56,11 @@ class Entry:
 
 
 def read_file(path: Path) -> str:
-    """The file's text. ScenarioError unless it is a regular file of UTF-8 and of a sane size."""
-    where = str(path)
+    """The file's text. ScenarioError unless it is a regular file of UTF-8 and of a sane size.
 
-    def refuse(message: str, found: str, allowed: str = "a YAML file") -> NoReturn:
-        raise ScenarioError(message, where=where, found=found, allowed=allowed)
-
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            refuse("a scenario is a file", "a directory")
-        if not stat.S_ISREG(mode):
-            refuse("a scenario is a file", "something that is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        refuse("no such file", where)
-    except (OSError, ValueError) as error:
-        refuse("the file cannot be read", getattr(error, "strerror", None) or str(error))
-    if len(data) > MAX_BYTES:
-        refuse("the file is too large for a scenario", f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        refuse("the file is not text", f"byte 0x{data[error.start]:02x} at offset {error.start}", "YAML in UTF-8")
+    What a zero byte is doing in it is for the YAML parser to say, which knows the line.
+    """
+    return read_utf8(path, _SCENARIO)
 
 
 def parse(text: str, where: str, folder: Path, *, line: bool = True) -> Entry:

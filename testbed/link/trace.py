@@ -22,7 +22,6 @@ import csv
 import io
 import math
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,8 +32,10 @@ from typing import NamedTuple, NoReturn, TypeVar
 from testbed.errors import ScenarioError
 from testbed.link.plan import LinkState, queue_limit_packets
 from testbed.scenario_links import NETEM_MAX_DELAY_MS, NETEM_MAX_RATE_BPS
+from testbed.text_file import TextKind, read_text
 
 MAX_BYTES = 64 * 2**20
+_TRACE = TextKind("a trace", "CSV in UTF-8", MAX_BYTES)
 MAX_STATES = 1_000_000
 """A day of a state every 0.1 s. Each takes some 200 bytes of memory, in the controller and in the node."""
 MIN_RATE_BPS = 8.0
@@ -135,7 +136,7 @@ class Trace:
 
 def read_trace(path: Path) -> Trace:
     """The trace in a CSV file. Raises ScenarioError with file, line, column, what was found and what is allowed."""
-    return _Reader(str(path), _text(path)).trace()
+    return _Reader(str(path), read_text(path, _TRACE)).trace()
 
 
 def _state(start_s: float, row: Row) -> LinkState:
@@ -316,29 +317,3 @@ class _Reader:
         raise ScenarioError(
             message, where=self._where, line=line, field=field, found=shown or "nothing", allowed=allowed
         )
-
-
-def _text(path: Path) -> str:
-    """The file's text. ScenarioError unless it is a regular file of UTF-8 and of a sane size."""
-
-    def refuse(message: str, found: str, allowed: str = "a CSV file") -> NoReturn:
-        raise ScenarioError(message, where=str(path), found=found, allowed=allowed)
-
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            refuse("a trace is a file", "a directory" if stat.S_ISDIR(mode) else "something that is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        refuse("no such file", str(path))
-    except (OSError, ValueError) as error:
-        refuse("the file cannot be read", getattr(error, "strerror", None) or str(error))
-    if len(data) > MAX_BYTES:
-        refuse("the file is too large for a trace", f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
-    if b"\0" in data:
-        refuse("the file is not text", f"byte 0x00 at offset {data.index(0)}", "CSV in UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        refuse("the file is not text", f"byte 0x{data[error.start]:02x} at offset {error.start}", "CSV in UTF-8")

@@ -17,8 +17,9 @@ from testbed.orbit.contacts import Contact
 from testbed.orbit.czml import write_czml
 from testbed.orbit.ion import read_ion, write_ion
 from testbed.orbit.motion import Motion, Orbits
-from testbed.orbit.plan_rows import Place, Row, Scope, checked, file_text, iso_text, row_of, utc_text, window
+from testbed.orbit.plan_rows import CONTACT_PLAN, Place, Row, Scope, checked, iso_text, row_of, utc_text, window
 from testbed.orbit.stations import Station
+from testbed.text_file import read_filled_text
 
 __all__ = [
     "COLUMNS",
@@ -139,12 +140,12 @@ def read_contacts(
 
 def read_csv(path: Path, scope: Scope) -> tuple[Contact, ...]:
     """Contacts from CSV; columns in any order, unknown ones are passed over, max_elevation_deg is optional."""
-    return checked(_csv_rows(file_text(path), str(path), scope), str(path), scope)
+    return checked(_csv_rows(read_filled_text(path, CONTACT_PLAN), str(path), scope), str(path), scope)
 
 
 def read_json(path: Path, scope: Scope) -> tuple[Contact, ...]:
     """Contacts from a JSON array of objects; max_elevation_deg is optional."""
-    return checked(_json_rows(file_text(path), str(path), scope), str(path), scope)
+    return checked(_json_rows(read_filled_text(path, CONTACT_PLAN), str(path), scope), str(path), scope)
 
 
 def _csv_rows(text: str, where: str, scope: Scope) -> Iterator[Row]:

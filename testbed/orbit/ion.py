@@ -24,7 +24,8 @@ from pathlib import Path
 
 from testbed.errors import BugError
 from testbed.orbit.contacts import Contact
-from testbed.orbit.plan_rows import Place, Row, Scope, checked, file_text, instant_at, iso_text, row_of, window
+from testbed.orbit.plan_rows import CONTACT_PLAN, Place, Row, Scope, checked, instant_at, iso_text, row_of, window
+from testbed.text_file import read_filled_text
 
 OWLT_S = 1
 """One-way light time, in whole seconds rounded up: nothing in orbit is a light second (299,792 km) away. With 0 the
@@ -87,7 +88,7 @@ def read_ion(path: Path, scope: Scope) -> tuple[Contact, ...]:
     Relative times count from the scenario's epoch up to the first ``@``. Contacts between others than a satellite and a
     station, and commands that change or delete, are refused.
     """
-    return checked(_Reader(str(path), scope).rows(file_text(path)), str(path), scope)
+    return checked(_Reader(str(path), scope).rows(read_filled_text(path, CONTACT_PLAN)), str(path), scope)
 
 
 def _whole(instant: datetime) -> datetime:

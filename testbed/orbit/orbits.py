@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.errors import ScenarioError
+from testbed.orbit.catalogue import MAX_BYTES, read_elements
 from testbed.orbit.constellation import EARTH_RADIUS_KM, GRAMMAR, WGS72_MU_KM3_S2, parse_constellation
-from testbed.orbit.elements import ElementSet, read_elements, read_text
+from testbed.orbit.elements import ElementSet
+from testbed.orbit.ephemeris import EARTH_RATE_RAD_S
 from testbed.orbit.motion import Array, Motion, Orbits
-from testbed.orbit.oem import EARTH_RATE_RAD_S, read_oem
+from testbed.orbit.oem import read_oem
 from testbed.orbit.propagate import Propagator
+from testbed.text_file import TextKind, read_filled_text
 
 if TYPE_CHECKING:
     from sgp4.api import Satrec
@@ -41,6 +44,9 @@ that flies are 4 degrees apart (72 at 53 degrees); satellites of one are within 
 
 AXIS_TOLERANCE_KM = 5.0
 """The same for semi-major axes. Neighbouring shells are 10 km apart; 5 km drift by 5 degrees a day in a low orbit."""
+
+_TABLE = TextKind("a table of orbits", "two-line elements or CCSDS OEM, in UTF-8", MAX_BYTES)
+"""What a .txt is."""
 
 _CHECKS = 9
 """Instants of the horizon at which every orbit is looked at; decay is one-way, so the last would nearly do."""
@@ -68,7 +74,9 @@ def open_orbits(text: str, folder: Path, epoch: datetime, duration_s: float) -> 
 
 def _is_oem(path: Path) -> bool:
     suffix = path.suffix.casefold()  # the space station's OEM is published as .txt
-    return suffix == ".oem" or (suffix == ".txt" and read_text(path, "orbits").lstrip().startswith("CCSDS_OEM_VERS"))
+    return suffix == ".oem" or (
+        suffix == ".txt" and read_filled_text(path, _TABLE).lstrip().startswith("CCSDS_OEM_VERS")
+    )
 
 
 def _of_code(text: str, epoch: datetime, duration_s: float) -> Orbits:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -23,6 +21,7 @@ from testbed.orbit.contacts import Contact
 from testbed.orbit.motion import Orbits
 from testbed.orbit.propagate import geodetic_itrs_km
 from testbed.orbit.stations import Station
+from testbed.text_file import TextKind
 
 if TYPE_CHECKING:
     from testbed.orbit.sky import Sky
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256_000_000
 """Some two million contacts: 24 h of 5992 satellites over a dozen stations are a third of that."""
+
+CONTACT_PLAN = TextKind("a contact plan", "a contact plan in UTF-8", MAX_BYTES, missing="no such contact plan")
+"""Its file, in any format."""
 
 _INSTANT = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,12}))?(?:([Zz])|([+-])(\d\d):?(\d\d))?", re.ASCII
@@ -98,7 +100,7 @@ class Place:
     """A line of a file, to blame."""
 
     where: str
-    line: int | None
+    line: int
 
     def refuse(self, message: str, field: str | None, found: object, allowed: str) -> NoReturn:
         """Raise the ScenarioError."""
@@ -174,7 +176,7 @@ def checked(rows: Iterable[Row], where: str, scope: Scope) -> tuple[Contact, ...
         ours.sort(key=lambda row: row.contact.start_s)
         for earlier, later in zip(ours, ours[1:], strict=False):
             if later.contact.start_s < earlier.contact.end_s:
-                first, second = sorted((earlier, later), key=lambda row: row.place.line or 0)
+                first, second = sorted((earlier, later), key=lambda row: row.place.line)
                 second.place.refuse(
                     f"this contact overlaps the one of line {first.place.line} of the same satellite and station",
                     "start",
@@ -216,30 +218,3 @@ def _peak_deg(contact: Contact, scope: Scope) -> float:
         best = int(np.argmax(sine))
         low_s, high_s = float(at_s[max(best - 1, 0)]), float(at_s[min(best + 1, 60)])
     return math.degrees(math.asin(float(np.clip(sine[best], -1.0, 1.0))))
-
-
-def file_text(path: Path) -> str:
-    """The file's text. ScenarioError unless it is a regular file of UTF-8 with something in it."""
-    place = Place(str(path), None)
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            place.refuse("a contact plan is a file", None, "a directory" if stat.S_ISDIR(mode) else "no file", "a file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        place.refuse("no such contact plan", None, path, "the path of a file")
-    except (OSError, ValueError) as error:
-        place.refuse("the contact plan cannot be read", None, getattr(error, "strerror", None) or error, "a file")
-    if len(data) > MAX_BYTES:
-        place.refuse("the file is too large", None, f"more than {MAX_BYTES} bytes", f"at most {MAX_BYTES} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        place.refuse("the file is not text", None, found, "text in UTF-8")
-    if "\0" in text:
-        place.refuse("the file is not text", None, "a zero byte", "text in UTF-8")
-    if not text.strip():
-        place.refuse("the file is empty", None, "nothing", "a contact plan")
-    return text

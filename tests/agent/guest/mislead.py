@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from agent.certificate import Measured, Tolerance, judge
 from agent.netem import Shaper
-from agent.probe import Measured, ProbeLink, Tolerance, judge, measure_delays, measure_losses, measure_rates
+from agent.probe import ProbeLink, measure_delays, measure_losses, measure_rates
 from testbed.link.plan import LinkState
 from tests.agent.guest.boards import Boards, say
 

@@ -15,8 +15,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from agent.certificate import Measured, Tolerance, judge
 from agent.netem import Shaper
-from agent.probe import Measured, ProbeLink, Tolerance, judge, measure_delays, measure_losses, payload_share
+from agent.probe import ProbeLink, measure_delays, measure_losses, payload_share
 from testbed.link.plan import LinkState, queue_limit_packets
 from tests.agent.guest.boards import Boards, say
 from tests.agent.guest.goodput import goodput_bps
