@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from testbed.errors import ExitCode, Interrupted, ScenarioError, SkyrackError
+from testbed.registry import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
     from testbed.scenario import Scenario
@@ -133,7 +134,11 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder,
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the answer.")]
 RunsOption = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 StrategyOption = Annotated[str, typer.Option("--strategy", help="Who computes what: collaborative, onboard.")]
-SchedulerOption = Annotated[str, typer.Option("--scheduler", help="Which bytes use which pass: earliest-finish.")]
+SchedulerOption = Annotated[
+    str, typer.Option("--scheduler", help="Which bytes use which pass: greedy, static, time-expanded.")
+]
+ALL = "all"
+"""The word for every scheduler, in ``plan``."""
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the scenario; may be repeated."),
@@ -147,7 +152,7 @@ RoundsOption = Annotated[str | None, typer.Option("--rounds", metavar="N", help=
 def plan(
     scenario: ScenarioArgument,
     strategy: StrategyOption = "collaborative",
-    scheduler: SchedulerOption = "earliest-finish",
+    scheduler: SchedulerOption = DEFAULT_SCHEDULER,
     mode: ModeOption = None,
     seed: SeedOption = None,
     rounds: RoundsOption = None,
@@ -157,8 +162,9 @@ def plan(
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Show passes, links, transfers and predicted time. Runs nothing."""
+    """Show passes, links, transfers and predicted time; with --scheduler all, what each makes of them. Runs nothing."""
     from controller import console
+    from controller.flow.comparison import compare_schedulers
     from controller.planner import make_plan
     from testbed.orbit.sky import open_sky
     from testbed.scenario import blaming
@@ -171,11 +177,13 @@ def plan(
             from controller.atlas import draw_sky
 
             draw_sky(read, sky, plot)
-        made = make_plan(read, strategy, scheduler, sky)
+        every = scheduler == ALL
+        made = make_plan(read, strategy, DEFAULT_SCHEDULER if every else scheduler, sky)
+        compared = compare_schedulers(made) if every else []
     if format_ is Format.JSON:
-        console.emit_json(console.plan_document(made))
+        console.emit_json(console.plan_document(made) | ({"flow": console.flow_rows(compared)} if every else {}))
     else:
-        console.emit(*console.plan_tables(made))
+        console.emit(*console.plan_tables(made), *([console.flow_table(compared)] if every else []))
 
 
 @command
@@ -235,7 +243,7 @@ def run(
         Time, typer.Option("--time", help="real: no time-travel kernel, even where there is one.")
     ] = Time.AUTO,
     strategy: StrategyOption = "collaborative",
-    scheduler: SchedulerOption = "earliest-finish",
+    scheduler: SchedulerOption = DEFAULT_SCHEDULER,
     mode: ModeOption = None,
     seed: SeedOption = None,
     rounds: RoundsOption = None,

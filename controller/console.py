@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from controller.compare import Comparison
     from controller.doctor import Check
     from controller.figures import RunFigures
+    from controller.flow.comparison import FlowRow
     from testbed.link.plan import LinkPlan
     from testbed.mission import MissionPlan
     from testbed.orbit.contacts import Contact
@@ -156,8 +157,31 @@ def plan_document(plan: MissionPlan) -> dict[str, Any]:
             "allowed_rate_bps": scenario.rack.capacity_bps,
         },
         "devices": {name: profile.source for name, profile in scenario.devices},
+        "intra_orbit": {"chosen": scenario.intra_orbit, "ways": plan.prediction.get("intra_orbit", {})},
         "predicted_mission_time_s": plan.prediction.get("mission_time_s"),
     }
+
+
+def flow_rows(rows: Sequence[FlowRow]) -> list[dict[str, Any]]:
+    """What ``plan --scheduler all`` found, as JSON."""
+    return [vars(row) for row in rows]
+
+
+def flow_table(rows: Sequence[FlowRow]) -> Table:
+    """The same for people."""
+    best_s = min((row.replayed_time_s for row in rows), default=0.0)
+    columns = ("scheduler", "planned", "replayed", "of the best", "no less than")
+    lines = [
+        (
+            row.scheduler,
+            f"{row.completion_time_s:.1f} s",
+            f"{row.replayed_time_s:.1f} s",
+            f"{row.replayed_time_s / best_s:.2f}" if best_s else "-",
+            f"{row.lower_bound_s:.1f} s",
+        )
+        for row in rows
+    ]
+    return _table("Transfers of all rounds, by scheduler", columns, lines, right=columns[1:])
 
 
 def _links(plan: MissionPlan) -> list[dict[str, Any]]:
@@ -203,8 +227,17 @@ def plan_tables(plan: MissionPlan) -> Iterator[Any]:
         f"capacity: {format_rate_bps(round(capacity['peak_rate_bps']))} at most at a time (at "
         f"{clock_text(capacity['peak_at_s'])}), {format_rate_bps(round(capacity['allowed_rate_bps']))} allowed"
     )
+    yield from _sharing_lines(document["intra_orbit"])
     if predicted_s is not None:
         yield Text(f"predicted mission time: {_time_text(predicted_s)}", style="bold")
+
+
+def _sharing_lines(intra_orbit: Mapping[str, Any]) -> Iterator[Text]:
+    """What the other way of getting cut tensors to the contacts would take."""
+    for name, way in intra_orbit["ways"].items():
+        chosen = "  (chosen)" if name == intra_orbit["chosen"] else ""
+        time_s = way["mission_time_s"]
+        yield Text(f"intra_orbit {name}: {size(way['isl_bytes'])} between satellites, {_time_text(time_s)}{chosen}")
 
 
 def _contact_tables(plan: MissionPlan, document: Mapping[str, Any], horizon_s: float) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from testbed.errors import BugError, ScenarioError, SkyrackError
 from testbed.metrics import Metrics
 from testbed.mission import MissionPlan
 from testbed.rack.base import Job, Rack
+from testbed.registry import DEFAULT_SCHEDULER
 
 MISSION = "controller.runner:fly"
 INSIDE = ("-m", "controller.inside")
@@ -31,7 +32,7 @@ class Choice:
 
     rack: str = "auto"
     time: Literal["auto", "real"] = "auto"
-    scheduler: str = "earliest-finish"
+    scheduler: str = DEFAULT_SCHEDULER
 
 
 def choose_rack(choice: Choice, stop: threading.Event | None = None) -> Rack:

@@ -94,6 +94,7 @@ class RunFigures:
     run: RunDirectory
     result: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    prediction: Mapping[str, Any]
     certificate: tuple[Mapping[str, Any], ...]
     contacts: tuple[Contact, ...]
     rounds: tuple[RoundPoint, ...]
@@ -146,6 +147,7 @@ def read_figures(run: RunDirectory) -> RunFigures:
         run=run,
         result=run.read_json(rundir.RESULT) or {},
         manifest=run.read_json(rundir.MANIFEST) or {},
+        prediction=run.read_json(rundir.PREDICTION) or {},
         certificate=tuple(rows if isinstance(rows, list) else (rows or {}).get("rows", ())),
         contacts=_contacts(run),
         rounds=tuple(_round(event) for event in events["round_finished"]),

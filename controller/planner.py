@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+from controller.flow.chunks import ChunkPlanner
 from testbed import registry
 from testbed.errors import ScenarioError
 from testbed.link.capacity import check_capacity, concurrent_rate_bps
 from testbed.link.network import Network, compile_network
 from testbed.mission import MissionPlan
 from testbed.orbit.sky import Sky, open_sky
+from testbed.registry import DEFAULT_SCHEDULER
 from testbed.scenario import Scenario
-from testbed.strategy.base import Scheduler, Strategy
+from testbed.strategy.base import FlowPlanner, Strategy
+from testbed.strategy.sharing import SHARINGS
 
 
 def make_plan(
     scenario: Scenario,
     strategy: str = "collaborative",
-    scheduler: str = "earliest-finish",
+    scheduler: str = DEFAULT_SCHEDULER,
     sky: Sky | None = None,
 ) -> MissionPlan:
     """Everything about a run that is known before it; ScenarioError when the scenario cannot be run.
 
     ``sky`` is the scenario's own where the caller has opened it already.
     """
-    chosen, flows = registry.load("strategies", strategy), registry.load("schedulers", scheduler)
+    chosen, flows = registry.load("strategies", strategy), ChunkPlanner(registry.load("schedulers", scheduler))
     chosen.check(scenario)
     sky = sky or open_sky(scenario)
     planes = sky.orbits.planes
@@ -51,7 +55,8 @@ def make_plan(
         peak_at_s=peak_at_s,
         strategy=strategy,
     )
-    return replace(plan, prediction=_predict(plan, chosen, flows))
+    prediction = _predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
+    return replace(plan, prediction=prediction)
 
 
 def _check_rings(scenario: Scenario, planes: tuple[tuple[str, ...], ...], network: Network) -> None:
@@ -69,12 +74,25 @@ def _check_rings(scenario: Scenario, planes: tuple[tuple[str, ...], ...], networ
                 )
 
 
-def _predict(plan: MissionPlan, strategy: Strategy, scheduler: Scheduler) -> dict[str, object]:
+def _predict(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[str, Any]:
     """Every round in turn, each starting when the one before is predicted to end."""
     now_s = 0.0
     rounds = []
     for round in range(1, plan.scenario.learning.rounds + 1):
-        forecast = strategy.forecast(plan, scheduler, round, now_s)
+        forecast = strategy.forecast(plan, flows, round, now_s)
         rounds.append(forecast.to_dict())
         now_s = forecast.end_s
     return {"mission_time_s": now_s, "rounds": rounds}
+
+
+def _sharings(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[str, dict[str, float]]:
+    """What each way of getting cut tensors to the contacts takes: bytes between satellites, and mission time."""
+    found = {}
+    for name in SHARINGS:
+        scenario = plan.scenario.model_copy(update={"intra_orbit": name})
+        predicted = _predict(replace(plan, scenario=scenario), strategy, flows)
+        found[name] = {
+            "isl_bytes": sum(round["shared_bytes"] for round in predicted["rounds"]),
+            "mission_time_s": predicted["mission_time_s"],
+        }
+    return found if any(one["isl_bytes"] for one in found.values()) else {}

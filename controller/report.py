@@ -207,8 +207,24 @@ def _traffic(figures: RunFigures) -> str:
     raw = totals.get("raw_equivalent")
     words = ", ".join(f"{kind} {size(totals[kind])}" for kind in order)
     note = f" The raw samples would have been {size(raw)}." if raw else ""
-    return _section(
-        "Payload bytes by link", f"<p>{escape(words + '.' + note)}</p>{charts.bars(rows, 'payload bytes by link')}"
+    text = f"<p>{escape(words + '.' + note)}</p>{_sharing(figures)}"
+    return _section("Payload bytes by link", text + charts.bars(rows, "payload bytes by link"))
+
+
+def _sharing(figures: RunFigures) -> str:
+    """What gathering everything everywhere cost and gained against routing each chunk to the contact it uses."""
+    ways = figures.prediction.get("intra_orbit") or {}
+    if {"all-gather", "relay"} - ways.keys():
+        return ""
+    gathered, relayed = ways["all-gather"], ways["relay"]
+    redundant = gathered["isl_bytes"] - relayed["isl_bytes"]
+    gained_s = relayed["mission_time_s"] - gathered["mission_time_s"]
+    return (
+        f"<p>Sharing cut tensors in the plane, as predicted: all-gather sends {size(gathered['isl_bytes'])} between "
+        f"satellites, of which {size(redundant)} are redundant: relaying each chunk to the contact it uses would send "
+        f"{size(relayed['isl_bytes'])}. All-gather makes the mission {abs(gained_s):.1f} s "
+        f"{'shorter' if gained_s >= 0 else 'longer'} ({clock_text(gathered['mission_time_s'])} against "
+        f"{clock_text(relayed['mission_time_s'])}).</p>"
     )
 
 
@@ -237,7 +253,22 @@ def _prediction(figures: RunFigures) -> str:
     )
     table = _table(("space-ground chunks", "pairs", "least", "median", "most"), rows)
     chart = charts.scatter(points, "duration of every space-ground chunk, predicted and measured")
-    return _section("Predicted and measured transfers", f"<p>{escape(note)}</p>{table}{chart}")
+    every = _table(
+        ("chunk", "hop", "bytes", "predicted", "measured", "ends later by"),
+        [
+            (
+                r.chunk.partition("/")[2],
+                f"{r.sender} → {r.receiver}",
+                size(r.bytes),
+                f"{r.predicted_end_s - r.predicted_start_s:.3f} s",
+                f"{r.end_s - r.start_s:.3f} s",
+                f"{r.late_s:+.3f} s",
+            )
+            for r in figures.residuals
+        ],
+    )
+    details = _details("every transfer", every)
+    return _section("Predicted and measured transfers", f"<p>{escape(note)}</p>{table}{chart}{details}")
 
 
 def _certificate(figures: RunFigures) -> str:

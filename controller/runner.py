@@ -7,14 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from controller.flow.chunks import ChunkPlanner
 from controller.traffic import TrafficMeter
 from controller.verdict import Judge
 from testbed import registry
 from testbed.errors import BoardError
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
+from testbed.orbit.contacts import Contact
 from testbed.rack.base import Fleet, Job, Record
-from testbed.strategy.base import Scheduler
+from testbed.strategy.base import FlowPlanner
 
 T = TypeVar("T")
 
@@ -22,12 +24,12 @@ T = TypeVar("T")
 class _Desk:
     """What a strategy sees of the controller while it coordinates a round."""
 
-    def __init__(self, fleet: Fleet, job: Job, scheduler: Scheduler, record: Record) -> None:
+    def __init__(self, fleet: Fleet, job: Job, flows: FlowPlanner, record: Record) -> None:
         self._fleet = fleet
         self._record = record
         self.plan: MissionPlan = job.plan
         self.run = job.run
-        self.scheduler = scheduler
+        self.flows = flows
 
     def now(self) -> float:
         return self._fleet.clock.now()
@@ -44,6 +46,10 @@ class _Desk:
             raise BoardError(f"{report.node}: {report.data['error']}: {report.data['message']}")
         return report
 
+    def lose(self, contact: Contact) -> None:
+        self.plan = self.plan.without(contact)
+        self.journal("contact_lost", **vars(contact))
+
     def journal(self, kind: str, **data: object) -> None:
         self._record({"kind": kind, "node": "controller", "mission_s": self.now(), **data})
 
@@ -59,7 +65,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
 
     plan = job.plan
     strategy = registry.load("strategies", job.strategy)
-    scheduler = registry.load("schedulers", job.scheduler)
+    flows = ChunkPlanner(registry.load("schedulers", job.scheduler))
     traffic, judge = TrafficMeter(plan), Judge()
     observers = (traffic.observe, judge.observe, record)
 
@@ -73,7 +79,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     record({"kind": "certificate", "node": "controller", "mission_s": 0.0, "rows": certificate})
     await fleet.start()
     started = time.monotonic()
-    desk = _Desk(fleet, job, scheduler, observe)
+    desk = _Desk(fleet, job, flows, observe)
     weights = appraiser.first
     rounds = []
     for round in range(1, plan.scenario.learning.rounds + 1):

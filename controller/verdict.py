@@ -43,6 +43,11 @@ class Judge:
             self._late.append(event["lateness_ms"])
         elif event["kind"] == "link_error":
             self.condemn(event["message"])
+        elif event["kind"] == "contact_lost":
+            self._degraded.append(
+                f"{event['satellite']} and {event['station']}: the link failed inside the contact from "
+                f"{event['start_s']:.0f} s to {event['end_s']:.0f} s, which was given up"
+            )
         elif event["kind"] == "reconnect":
             self._degraded.append(f"{event['node']} -> {event['peer']}: the connection broke inside a contact")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -35,14 +36,17 @@ def sources() -> list[str]:
 
 
 def compile_into(folder: Path) -> None:
-    """Compile every source below ``folder``. Raises :class:`RuntimeError` when protoc refuses one (it says why)."""
-    from grpc_tools import protoc  # [dev] only: the generated code itself does not need it
+    """Compile every source below ``folder``. Raises :class:`RuntimeError` when protoc refuses one (it says why).
 
+    In a process of its own: grpc_tools and OR-Tools each bring a C++ protobuf, and one process cannot hold both.
+    """
     suffix = sysconfig.get_config_var("EXE") or ""
     plugins = Path(sysconfig.get_path("scripts"))  # beside this Python, which need not be on PATH
-    status = protoc.main(
+    ended = subprocess.run(
         [
-            "protoc",
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",  # [dev] only: the generated code itself does not need it
             f"--proto_path={ROOT}",
             f"--proto_path={files('grpc_tools') / '_proto'}",
             f"--plugin=protoc-gen-mypy={plugins / f'protoc-gen-mypy{suffix}'}",
@@ -52,10 +56,13 @@ def compile_into(folder: Path) -> None:
             f"--mypy_out=quiet:{folder}",
             f"--mypy_grpc_out=quiet:{folder}",
             *sources(),
-        ]
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
     )
-    if status != 0:
-        raise RuntimeError(f"protoc ended with status {status}")
+    if ended.returncode != 0:
+        raise RuntimeError(f"protoc ended with status {ended.returncode}: {ended.stderr.strip()}")
 
 
 def generated(root: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,10 @@ class MissionPlan:
         return next(
             (c for c in self.contacts if {c.satellite, c.station} == ends and c.start_s <= at_s < c.end_s), None
         )
+
+    def without(self, contact: Contact) -> MissionPlan:
+        """The same plan with a contact that nothing is to be planned for any more."""
+        return replace(self, contacts=tuple(one for one in self.contacts if one != contact))
 
     @cached_property
     def _ring_by_satellite(self) -> dict[str, tuple[str, ...]]:

@@ -8,10 +8,17 @@ from typing import Any
 
 from testbed.errors import ScenarioError
 
+DEFAULT_SCHEDULER = "time-expanded"
+
 
 def load(group: str, name: str) -> Any:
     """A new object of the class registered as ``name`` in ``skyrack.<group>``; ScenarioError lists what there is."""
     return _find(group, name)()
+
+
+def names(group: str) -> tuple[str, ...]:
+    """Everything registered in ``skyrack.<group>``, a user's own included."""
+    return tuple(sorted({point.name for point in entry_points(group=f"skyrack.{group}")}))
 
 
 @lru_cache(maxsize=64)

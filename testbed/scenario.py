@@ -139,6 +139,9 @@ class Scenario(Settings):
     """A file of contacts that stands in place of what the orbits say."""
     traces: tuple[TraceSettings, ...] = ()
     """Links that follow a recording instead of the model."""
+    intra_orbit: Literal["all-gather", "relay"] = "all-gather"
+    """How cut tensors reach the satellites that have a contact: everybody gets everything round the ring, or each chunk
+    is routed to the contact it uses."""
     network: NetworkSection = NetworkSection()
     tolerance: ToleranceSettings = ToleranceSettings()
     learning: LearningSettings

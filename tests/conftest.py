@@ -74,6 +74,7 @@ def simulate(small_landsat: Path, tmp_path_factory: pytest.TempPathFactory) -> S
     from controller.planner import make_plan
     from testbed.rack.base import Job
     from testbed.rack.simulated import SimulatedRack
+    from testbed.registry import DEFAULT_SCHEDULER
     from testbed.scenario import load_scenario
 
     folder = tmp_path_factory.mktemp("runs")
@@ -94,7 +95,7 @@ def simulate(small_landsat: Path, tmp_path_factory: pytest.TempPathFactory) -> S
         }
         plan = change(make_plan(load_scenario("demo", small), strategy))
         events: list[dict[str, Any]] = []
-        job = Job("r", plan, folder, strategy, "earliest-finish", "controller.runner:fly")
+        job = Job("r", plan, folder, strategy, DEFAULT_SCHEDULER, "controller.runner:fly")
         result = SimulatedRack(recorder).run(job, events.append)
         return {**result, "events": events, "plan": plan}
 

@@ -10,9 +10,10 @@ from typing import Any
 class Assignment:
     """One chunk on its way: the route (sender first, destination last) and the contact it uses.
 
-    ``contact_start_s`` and ``contact_end_s`` bound the space-ground hop; ``start_s`` and ``end_s`` are the
-    scheduler's prediction for that hop. Times are mission seconds. A chunk that a contact's end is predicted to cut
-    appears twice, once per contact.
+    ``contact_start_s`` and ``contact_end_s`` bound the space-ground hop; ``start_s`` and ``end_s`` are what is
+    predicted for that hop, ``arrives_s`` for the arrival at the route's last node. Times are mission seconds. A chunk
+    that a contact's end is predicted to cut appears twice, once per contact; it arrives with the second. The sender
+    keeps it until ``not_before_s``.
     """
 
     chunk: str
@@ -22,6 +23,8 @@ class Assignment:
     contact_end_s: float
     start_s: float
     end_s: float
+    arrives_s: float
+    not_before_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -41,8 +44,8 @@ class FlowPlan:
 
     @property
     def end_s(self) -> float:
-        """Predicted completion (mission time); 0 for an empty plan."""
-        return max((a.end_s for a in self.assignments), default=0.0)
+        """When the last chunk is predicted to be where it belongs (mission time); 0 for an empty plan."""
+        return max((a.arrives_s for a in self.assignments), default=0.0)
 
     def via(self, node: str, hop: int = 0) -> tuple[Assignment, ...]:
         """The assignments whose route has ``node`` at position ``hop``, in plan order."""

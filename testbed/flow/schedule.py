@@ -22,11 +22,13 @@ class Hop:
 @dataclass(frozen=True)
 class Share:
     """Part of a demand (or all of it) along one way. ``hops`` lead from a node that holds the demand to its
-    destination; a demand that is at its destination already has none."""
+    destination; a demand that is at its destination already has none. It is sent as soon as its first link is free,
+    but never before ``not_before_s``: that is for schedulers that decide late."""
 
     demand: str
     size_bytes: float
     hops: tuple[Hop, ...]
+    not_before_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -111,7 +111,8 @@ class Node(ABC):
             self.spawn(self.forward(onward))
 
     async def forward(self, chunk: Chunk) -> None:
-        """Send a chunk to the next node of its route in the link's next window, or say that its contact was missed."""
+        """Send a chunk to the next node of its route in the link's next window, or say that its contact was missed (or
+        failed) and keep it."""
         peer = chunk.route[0]
         until_s = chunk.until_s(peer)
         while True:
@@ -120,11 +121,19 @@ class Node(ABC):
                 raise LinkError(f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`")
             if start_s >= until_s:
                 self.release(chunk.id)
+                self.mailbox.put(chunk)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
-            with suppress(LinkClosed):
+            try:
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
                 return
+            except LinkClosed:
+                continue
+            except LinkError:
+                if math.isinf(until_s):
+                    raise
+                self.note("link_failed", sender=self.name, receiver=peer, chunk=str(chunk.id))
+                until_s = start_s
 
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """A tensor's bytes as this round's chunks, each with its hash."""

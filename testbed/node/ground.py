@@ -45,5 +45,6 @@ class GroundServer(Node):
 
     async def _send_down(self, assignment: Assignment) -> None:
         chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
+        await self.clock.sleep_until(assignment.not_before_s)
         # The route: ground, station, the satellite of the contact, then perhaps others of its ring.
         await self.forward(chunk.along(assignment.route[1:]).within(assignment.route[2], assignment.contact_end_s))

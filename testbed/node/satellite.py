@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from testbed.errors import LinkClosed
+from testbed.errors import LinkClosed, LinkError
 from testbed.flow.assignment import Assignment
 from testbed.node.base import Node
 from testbed.node.orders import Order
@@ -55,12 +55,26 @@ class Satellite(Node):
                 self.spawn(self.forward(chunk.along(route, keep=True)))
 
     async def uplink(self, assignments: Sequence[Assignment]) -> None:
-        """Send the chunks this satellite was assigned, contact by contact."""
+        """Send the chunks this satellite was assigned: its own contacts' up, contact by contact, others' over the ring
+        to the satellite whose contact they use."""
         contacts: dict[tuple[str, float, float], list[Assignment]] = {}
+        relayed = []
         for assignment in assignments:
+            if assignment.route[1] in self.ring:
+                relayed.append(assignment)
+                continue
             key = (assignment.route[1], assignment.contact_start_s, assignment.contact_end_s)
             contacts.setdefault(key, []).append(assignment)
-        await asyncio.gather(*(self._contact(*key, listed) for key, listed in contacts.items()))
+        await asyncio.gather(
+            *(self._contact(*key, listed) for key, listed in contacts.items()), *(self._relay(a) for a in relayed)
+        )
+
+    async def _relay(self, assignment: Assignment) -> None:
+        """Hand a chunk on towards the satellite that has the contact it is planned for."""
+        chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
+        await self.clock.sleep_until(assignment.not_before_s)
+        station = next(node for node in assignment.route[1:] if node not in self.ring)
+        await self.forward(chunk.along(assignment.route[1:]).within(station, assignment.contact_end_s))
 
     async def _contact(self, station: str, start_s: float, end_s: float, listed: Sequence[Assignment]) -> None:
         left = await asyncio.gather(*(self._send_up(station, start_s, end_s, a) for a in listed))
@@ -69,12 +83,16 @@ class Satellite(Node):
             await self.report("undelivered", chunks=undelivered, missed=[self.name, station])
 
     async def _send_up(self, station: str, start_s: float, end_s: float, assignment: Assignment) -> str | None:
-        """Deliver one chunk in one contact; its name when the contact ended first and no other was planned for it."""
+        """Deliver one chunk in one contact; its name when the contact failed, or ended first with no other planned."""
         chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
         onward = chunk.along(assignment.route[1:])
+        not_before_s = max(start_s, assignment.not_before_s)
         try:
-            await self.send(station, onward, not_before_s=start_s, until_s=end_s, planned=assignment)
+            await self.send(station, onward, not_before_s=not_before_s, until_s=end_s, planned=assignment)
         except LinkClosed:
             cut_by_plan = assignment.end_s >= assignment.contact_end_s
             return None if cut_by_plan else assignment.chunk
+        except LinkError:
+            self.note("link_failed", sender=self.name, receiver=station, chunk=assignment.chunk)
+            return assignment.chunk
         return None

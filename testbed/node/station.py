@@ -11,3 +11,4 @@ class GroundStation(Node):
 
     async def obey(self, order: Order) -> None:
         self.round = order.round
+        self.mailbox.drop(order.round)

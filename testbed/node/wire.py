@@ -25,6 +25,8 @@ def request_of(order: Order) -> ObeyRequest:
                 contact_end_s=a.contact_end_s,
                 start_s=a.start_s,
                 end_s=a.end_s,
+                arrives_s=a.arrives_s,
+                not_before_s=a.not_before_s,
             )
             for a in order.assignments
         ],
@@ -37,7 +39,17 @@ def order_from_request(request: ObeyRequest) -> Order:
         request.kind,
         request.round,
         tuple(
-            Assignment(a.chunk, a.size_bytes, tuple(a.route), a.contact_start_s, a.contact_end_s, a.start_s, a.end_s)
+            Assignment(
+                a.chunk,
+                a.size_bytes,
+                tuple(a.route),
+                a.contact_start_s,
+                a.contact_end_s,
+                a.start_s,
+                a.end_s,
+                a.arrives_s,
+                a.not_before_s,
+            )
             for a in request.assignments
         ),
     )

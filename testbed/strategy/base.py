@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from testbed.errors import ScenarioError
 from testbed.flow.assignment import FlowPlan
+from testbed.flow.problem import Demand
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.strategy.forecast import Forecast
@@ -16,46 +17,26 @@ from testbed.strategy.forecast import Forecast
 if TYPE_CHECKING:
     from testbed.node.ground import GroundServer
     from testbed.node.satellite import Satellite
+    from testbed.orbit.contacts import Contact
     from testbed.scenario import Scenario
 
 
 T = TypeVar("T")
 
 
-class Parcel(Protocol):
-    """One chunk that needs a way: its name and bytes, and when it is where (mission seconds by node)."""
+class FlowPlanner(Protocol):
+    """Says which chunk uses which contact. What decides behind it is a scheduler, chosen by name."""
 
-    @property
-    def chunk(self) -> str:
-        """Its name."""
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-
-    def ready_s(self, node: str) -> float:
-        """When ``node`` holds it (predicted)."""
-
-
-class Scheduler(ABC):
-    """Turns parcels and contacts into a flow plan. Found through the entry point group ``skyrack.schedulers``."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def plan_up(self, plan: MissionPlan, parcels: Sequence[Parcel], now_s: float) -> FlowPlan:
-        """Routes from satellites to the ground server for parcels that every satellite of a plane will hold."""
-
-    @abstractmethod
-    def plan_down(self, plan: MissionPlan, parcels: Sequence[Parcel], owners: Sequence[str], now_s: float) -> FlowPlan:
-        """Routes from the ground server to each parcel's owner, over the ring where that is earlier."""
+    def plan(self, mission: MissionPlan, demands: Sequence[Demand], now_s: float, over: frozenset[str]) -> FlowPlan:
+        """Routes for chunks (each a demand, named as the chunk) that may use the kinds of links in ``over``: up, down,
+        isl, backhaul. Raises :class:`~testbed.errors.FlowError` when the horizon is too short."""
 
 
 class Desk(Protocol):
     """What the controller offers a strategy while it coordinates a round."""
 
     plan: MissionPlan
-    scheduler: Scheduler
+    flows: FlowPlanner
     run: str
 
     def now(self) -> float:
@@ -69,6 +50,9 @@ class Desk(Protocol):
 
     async def next_report(self) -> Report:
         """The next report of any node that asks for a decision."""
+
+    def lose(self, contact: Contact) -> None:
+        """Record that a contact does not carry what the plan says, and plan nothing for it any more."""
 
     def journal(self, kind: str, **data: object) -> None:
         """Record a decision."""
@@ -97,7 +81,7 @@ class Strategy(ABC):
         """Drive one round; returns every satellite's ``round_done`` report."""
 
     @abstractmethod
-    def forecast(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float) -> Forecast:
+    def forecast(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float) -> Forecast:
         """What a round that starts at ``now_s`` will take."""
 
     @abstractmethod

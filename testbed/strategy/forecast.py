@@ -19,11 +19,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Forecast:
-    """One round: its phases in order and the space-ground transfers it needs."""
+    """One round: its phases in order, the space-ground transfers it needs, and how many bytes cross inter-satellite
+    links so that those transfers can start."""
 
     round: int
     phases: tuple[Phase, ...]
     transfers: tuple[Assignment, ...]
+    shared_bytes: int = 0
 
     @property
     def end_s(self) -> float:

@@ -11,7 +11,7 @@ from testbed.errors import BugError
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.strategy import rounds, sizes
-from testbed.strategy.base import Desk, Scheduler, Strategy
+from testbed.strategy.base import Desk, FlowPlanner, Strategy
 from testbed.strategy.forecast import Forecast, Phase
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Onboard(Strategy):
             done.append(report)
         return done
 
-    def forecast(self, plan: MissionPlan, scheduler: Scheduler, round: int, now_s: float) -> Forecast:
+    def forecast(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float) -> Forecast:
         profile = plan.scenario.devices.satellite
         counts = sizes.encoded_counts(plan, round)
         embedded_s = now_s + max(profile.charge_s("embed", count) for count in counts.values())

@@ -157,7 +157,7 @@ def _cpu_s(work: Callable[[], _Result]) -> tuple[float, _Result]:
     return time.process_time() - begun_s, result
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Of this process, since it was started (what ``getrusage`` says counts its parent's too)."""
     status = Path("/proc/self/status")
     if status.exists():
@@ -167,4 +167,4 @@ def _peak_mib() -> float:
 
 if __name__ == "__main__":
     find_contacts(Propagator(parse_constellation(LARGEST), EPOCH), STATIONS, HORIZON_S)
-    sys.stdout.write(f"{_peak_mib()}\n")
+    sys.stdout.write(f"{peak_mib()}\n")

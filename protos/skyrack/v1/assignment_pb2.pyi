@@ -33,6 +33,8 @@ class Assignment(_message.Message):
     CONTACT_END_S_FIELD_NUMBER: _builtins.int
     START_S_FIELD_NUMBER: _builtins.int
     END_S_FIELD_NUMBER: _builtins.int
+    ARRIVES_S_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_S_FIELD_NUMBER: _builtins.int
     chunk: _builtins.str
     """Identity of the chunk: run/round/phase/origin/tensor/index."""
     size_bytes: _builtins.int
@@ -45,6 +47,10 @@ class Assignment(_message.Message):
     """Predicted start of the space-ground hop."""
     end_s: _builtins.float
     """Predicted end of the space-ground hop."""
+    arrives_s: _builtins.float
+    """Predicted arrival at the last node of the route."""
+    not_before_s: _builtins.float
+    """The sender keeps the chunk until then."""
     @_builtins.property
     def route(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes on the way: sender first, destination last."""
@@ -59,10 +65,12 @@ class Assignment(_message.Message):
         contact_end_s: _builtins.float = ...,
         start_s: _builtins.float = ...,
         end_s: _builtins.float = ...,
+        arrives_s: _builtins.float = ...,
+        not_before_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "contact_end_s", b"contact_end_s", "contact_start_s", b"contact_start_s", "end_s", b"end_s", "route", b"route", "size_bytes", b"size_bytes", "start_s", b"start_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrives_s", b"arrives_s", "chunk", b"chunk", "contact_end_s", b"contact_end_s", "contact_start_s", b"contact_start_s", "end_s", b"end_s", "not_before_s", b"not_before_s", "route", b"route", "size_bytes", b"size_bytes", "start_s", b"start_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

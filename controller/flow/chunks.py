@@ -1,0 +1,132 @@
+"""From chunks to a flow plan: the links of a mission as a flow problem, a scheduler's answer as orders for nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from controller.flow.replay import Replayed, replay
+from controller.flow.whole import whole
+from testbed.errors import BugError, FlowError
+from testbed.flow.assignment import Assignment, FlowPlan
+from testbed.flow.problem import Demand, Problem, Window
+from testbed.flow.schedule import FlowScheduler, Schedule, Share
+from testbed.link.plan import LinkState
+from testbed.metrics import direction
+from testbed.mission import MissionPlan
+from testbed.transfer.transport import PAYLOAD_SHARE
+
+SPACE_GROUND = frozenset({"up", "down"})
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A problem of whole chunks: when its scheduler has it through (mission time), the schedule of whole chunks, and
+    what the replay of that found."""
+
+    problem: Problem
+    completion_s: float
+    schedule: Schedule
+    replayed: Replayed
+
+
+class ChunkPlanner:
+    """Chunks by a scheduler's plan: each whole and along one way."""
+
+    def __init__(self, scheduler: FlowScheduler) -> None:
+        self._scheduler = scheduler
+
+    def plan(self, mission: MissionPlan, demands: Sequence[Demand], now_s: float, over: frozenset[str]) -> FlowPlan:
+        """The flow plan of these chunks over these kinds of links; FlowError when the horizon is too short."""
+        try:
+            solved = self.solve(flow_problem(mission, demands, now_s, over))
+        except FlowError as error:
+            raise FlowError(
+                f"after {now_s:.0f} s of mission time {error.message}",
+                field="duration",
+                found=error.found or f"{mission.scenario.duration_s:.0f} s",
+                allowed="a horizon with enough contacts for all rounds",
+            ) from None
+        assignments = [_assignment(mission, solved.problem, share) for share in solved.schedule.shares]
+        return FlowPlan(tuple(sorted(assignments, key=lambda a: (a.start_s, a.chunk))))
+
+    def solve(self, problem: Problem) -> Solved:
+        """Schedule, keep chunks whole, replay. FlowError when the scheduler finds no way."""
+        fluid = self._scheduler.schedule(problem)
+        piece_bytes = max((demand.size_bytes for demand in problem.demands), default=1.0)
+        schedule = whole(problem, fluid)
+        replayed = replay(problem, schedule, piece_bytes)
+        if replayed.missing_bytes:
+            late = ", ".join(sorted(replayed.missing_bytes)[:3])
+            raise FlowError(f"the last contacts are too full: {len(replayed.missing_bytes)} chunks miss them ({late})")
+        return Solved(problem, fluid.completion_s, schedule, replayed)
+
+
+def flow_problem(mission: MissionPlan, demands: Sequence[Demand], now_s: float, over: frozenset[str]) -> Problem:
+    """The mission's links of these kinds from ``now_s`` to the end of its horizon, between space and ground inside its
+    contacts alone, and the demands."""
+    windows = [
+        window
+        for sender, receiver, opens_s, closes_s in _spans(mission)
+        if direction(sender, receiver) in over and closes_s > now_s
+        for states in [mission.link_plans[sender].links.get(receiver)]
+        if states is not None
+        for window in link_windows(sender, receiver, states, max(opens_s, now_s), closes_s)
+    ]
+    return Problem(tuple(sorted(windows, key=lambda w: (w.start_s, w.sender, w.receiver))), tuple(demands), now_s)
+
+
+def _spans(mission: MissionPlan) -> Iterator[tuple[str, str, float, float]]:
+    """Every directed link and from when to when it may be planned for."""
+    for contact in mission.contacts:
+        yield contact.satellite, contact.station, contact.start_s, contact.end_s
+        yield contact.station, contact.satellite, contact.start_s, contact.end_s
+    for sender, plan in sorted(mission.link_plans.items()):
+        for receiver in sorted(plan.links):
+            if direction(sender, receiver) not in SPACE_GROUND:
+                yield sender, receiver, 0.0, mission.scenario.duration_s
+
+
+def link_windows(
+    sender: str, receiver: str, states: Sequence[LinkState], start_s: float, end_s: float
+) -> Iterator[Window]:
+    """A link between two mission times: consecutive states of one rate are one window, as late as the latest of them.
+
+    Delays of a pass differ by some milliseconds, and are the small part of what a chunk takes.
+    """
+    ends_s = [state.start_s for state in states[1:]] + [math.inf]
+    for rate_bps, run in groupby(zip(states, ends_s, strict=True), key=lambda pair: pair[0].rate_bps):
+        joined = list(run)
+        opens_s = max(start_s, joined[0][0].start_s)
+        closes_s = min(end_s, joined[-1][1])
+        if rate_bps > 0 and opens_s < closes_s:
+            delay_s = max(state.delay_ms for state, _ in joined) / 1000
+            yield Window(sender, receiver, opens_s, closes_s, rate_bps * PAYLOAD_SHARE / 8, delay_s)
+
+
+def _assignment(mission: MissionPlan, problem: Problem, share: Share) -> Assignment:
+    windows = [problem.windows[hop.window] for hop in share.hops]
+    route = (windows[0].sender, *(window.receiver for window in windows))
+    hop, window = next((h, w) for h, w in zip(share.hops, windows, strict=True) if _leaves_space(w))
+    contact = mission.contact(window.sender, window.receiver, (hop.start_s + hop.end_s) / 2)
+    if contact is None:
+        raise BugError(f"{window.sender} -> {window.receiver} is planned at {hop.start_s:.3f} s, outside every contact")
+    size = round(problem.demand[share.demand].size_bytes)
+    arrives_s = share.hops[-1].end_s + windows[-1].delay_s
+    return Assignment(
+        share.demand,
+        size,
+        route,
+        contact.start_s,
+        contact.end_s,
+        hop.start_s,
+        hop.end_s,
+        arrives_s,
+        share.not_before_s,
+    )
+
+
+def _leaves_space(window: Window) -> bool:
+    return direction(window.sender, window.receiver) in SPACE_GROUND
