@@ -15,8 +15,8 @@ from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
 
 TOUCH_S = 1e-6
 """Windows of a link that are no further apart are one contact."""
-LEAST_BYTES = 0.5
-"""Less is what rounding left."""
+DUST = 1e-9
+"""Of a demand: less is what rounding left."""
 
 
 class Greedy(FlowScheduler):
@@ -111,9 +111,9 @@ class _Queue:
         left += [demand for way, demand in ways if way is None]
         for (_, way), demand in going:
             rest = demand.size_bytes
-            while rest > LEAST_BYTES:
+            while rest > DUST * demand.size_bytes:
                 push = self._push(demand, way, rest, from_s)
-                if push.size_bytes <= LEAST_BYTES:
+                if push.size_bytes <= DUST * demand.size_bytes:
                     further = self._first_way(demand, max(from_s, push.ends_s), usable)
                     if further is None or further[1] == way:
                         break
@@ -125,7 +125,7 @@ class _Queue:
                     window = self._problem.windows[hop.window]
                     self._free_s[window.sender, window.receiver] = hop.end_s
                 self.completion_s = max(self.completion_s, push.arrives_s)
-            if rest > LEAST_BYTES:
+            if rest > DUST * demand.size_bytes:
                 left.append(replace(demand, size_bytes=rest))
         return shares, left
 
@@ -162,7 +162,7 @@ class _Queue:
             for index, window in zip(way, windows, strict=True):
                 begins_s = max(at_s, window.start_s, self._free_s[window.sender, window.receiver])
                 room = max(0.0, window.end_s - begins_s) * window.rate_Bps
-                if room < size_bytes - LEAST_BYTES:
+                if room < size_bytes * (1 - DUST):
                     size_bytes, limit_s = room, window.end_s
                     break
                 ends_s = begins_s + size_bytes / window.rate_Bps
@@ -170,5 +170,5 @@ class _Queue:
                 at_s = ends_s + window.delay_s
             else:
                 return _Push(tuple(hops), size_bytes, at_s, limit_s if size_bytes < demand.size_bytes else from_s)
-            if size_bytes <= LEAST_BYTES:
+            if size_bytes <= DUST * demand.size_bytes:
                 return _Push((), 0.0, at_s, limit_s)

@@ -1,7 +1,8 @@
 """What a schedule really takes: pieces of bytes that cross real links one after the other.
 
 Independent of how a schedule was made: it takes from a schedule which shares go which way, and in which order they
-leave where they meet, and nothing else. Links work as soon as there is something to send.
+leave where they meet, and nothing else. Links work as soon as there is something to send. The windows of one link may
+touch, not overlap.
 """
 
 from __future__ import annotations
