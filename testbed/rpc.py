@@ -31,8 +31,9 @@ _CONTROL_OPTIONS = [
     ("grpc.enable_retries", 0),
 ]
 _DATA_OPTIONS = [
-    ("grpc.max_receive_message_length", 1 << 20),
-    ("grpc.max_send_message_length", 1 << 20),
+    # The largest frame carries 1 MiB of a chunk, and a header before it.
+    ("grpc.max_receive_message_length", (1 << 20) + (64 << 10)),
+    ("grpc.max_send_message_length", (1 << 20) + (64 << 10)),
     ("grpc.enable_retries", 0),
     # A channel of its own is a connection of its own: reopening by plan must not find an old one (research: 17.8 s
     # from link open to first byte with gRPC's defaults after a 40 s outage, 0.1 s when reopened).
@@ -51,6 +52,21 @@ _DATA_OPTIONS = [
     ("grpc.experimental.tcp_max_read_chunk_size", 1 << 20),
 ]
 
+_DATA_CHANNEL_OPTIONS = [
+    # Once a day; but that there is one makes gRPC set TCP_USER_TIMEOUT to its deadline: what a contact's end left in a
+    # socket's buffer is dropped 10 s into the gap, and does not go out first when the next contact starts.
+    ("grpc.keepalive_time_ms", 86_400_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+_DATA_SERVER_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    # A connection that waits through a gap is not to be asked whether it is there (by default after two hours, and
+    # closed when it does not answer): INT_MAX is never.
+    ("grpc.keepalive_time_ms", 2**31 - 1),
+    # One whose stream was ended, because its contact is over and nobody could say so, goes a minute later.
+    ("grpc.max_connection_idle_ms", 60_000),
+]
+
 T = TypeVar("T")
 
 
@@ -61,7 +77,7 @@ def control_channel(address: str, name: str, credentials: Credentials) -> aio.Ch
 
 def data_channel(address: str, name: str, credentials: Credentials) -> aio.Channel:
     """A new connection to ``name``'s data port."""
-    return _channel(f"{address}:{DATA_PORT}", name, credentials, _DATA_OPTIONS)
+    return _channel(f"{address}:{DATA_PORT}", name, credentials, [*_DATA_OPTIONS, *_DATA_CHANNEL_OPTIONS])
 
 
 def control_server() -> aio.Server:
@@ -71,7 +87,7 @@ def control_server() -> aio.Server:
 
 def data_server() -> aio.Server:
     """A server for bulk bytes."""
-    return aio.server(options=[*_DATA_OPTIONS, ("grpc.so_reuseport", 0)])
+    return aio.server(options=[*_DATA_OPTIONS, *_DATA_SERVER_OPTIONS])
 
 
 def bind(server: aio.Server, address: str, port: int, credentials: Credentials) -> None:

@@ -89,7 +89,8 @@ class Node(ABC):
         self.mailbox = Mailbox()
         self.round = 0
         self.release: Callable[[ChunkId], None] = lambda identity: None
-        """The host's spool forgets a chunk that is planned anew: it may come this way again, with another route."""
+        """The host's spool forgets a chunk that was handed on or is planned anew: it may come this way again, with
+        another route. Only where a chunk stays is it taken just once."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = 0
         self._settled = asyncio.Event()
@@ -126,6 +127,8 @@ class Node(ABC):
                 return
             try:
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
+                if not chunk.keep:
+                    self.release(chunk.id)
                 return
             except LinkClosed:
                 continue

@@ -45,6 +45,7 @@ class Chunk:
     ``count`` is the number of chunks of its tensor; ``route`` the nodes still ahead, the destination last;
     ``keep`` says that every node on the route keeps a copy (ring collectives), not only the last. A hop to
     ``contact_peer`` is planned for a contact that ends at ``contact_end_s`` (mission time) and for no later one.
+    Where chunks wait for one link those of the highest ``priority`` go first, all along the route.
     """
 
     id: ChunkId
@@ -55,6 +56,7 @@ class Chunk:
     keep: bool = False
     contact_peer: str = ""
     contact_end_s: float = 0.0
+    priority: int = 0
 
     def onward(self) -> Chunk:
         """The same chunk with the first node of its route behind it."""
@@ -67,6 +69,10 @@ class Chunk:
     def within(self, peer: str, end_s: float) -> Chunk:
         """The same chunk, its hop to ``peer`` bound to the contact that ends at ``end_s``."""
         return replace(self, contact_peer=peer, contact_end_s=end_s)
+
+    def urgent(self, priority: int) -> Chunk:
+        """The same chunk with another priority; a 32-bit number."""
+        return replace(self, priority=priority)
 
     def until_s(self, peer: str) -> float:
         """Until when the hop to ``peer`` makes sense (mission time); infinity where no contact was planned for it."""
@@ -83,6 +89,7 @@ class Chunk:
             "contact_end_s": self.contact_end_s,
             "size": len(self.payload),
             "sha256": self.sha256,
+            "priority": self.priority,
         }
 
     @classmethod
@@ -97,6 +104,7 @@ class Chunk:
             bool(header["keep"]),
             header["contact_peer"],
             header["contact_end_s"],
+            int(header["priority"]),
         )
 
 

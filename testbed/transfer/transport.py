@@ -12,6 +12,9 @@ PAYLOAD_SHARE = 0.94
 """Part of a link's rate that chunk bytes get: TCP's 1448 of 1514 octets a frame (RFC 7323 timestamps on), less TLS
 records, HTTP/2 frames and acknowledgements of the other direction. Used for predictions only, never for measuring."""
 
+ROOM_CHECK_S = 1.0
+"""How often a receiver asks its own disk whether what it put off has room now; no byte crosses a link for it."""
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -33,8 +36,10 @@ class Transport(ABC):
     async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:
         """Send a chunk to a neighbour between two mission times; return when its application has accepted it.
 
-        Chunks for one neighbour go in the order of the calls. Raises :class:`LinkClosed` when the link (or
-        ``until_s``) ended first; the receiver keeps what arrived and the next delivery goes on from there.
+        Chunks that wait for one neighbour go by priority, and in the order of the calls where that is equal; one that
+        has begun is finished first. A chunk for which the receiver has no room now is kept until it has. Raises
+        IntegrityError, naming both ends, for a chunk that the receiver refuses, and :class:`LinkClosed` when the link
+        (or ``until_s``) ended first; the receiver keeps what arrived and the next delivery goes on from there.
         """
 
     async def open(self) -> None:  # noqa: B027 - a transport without sockets has nothing to open

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/skyrack/v1/exchange.proto\x12\x11protos.skyrack.v1\"\x96\x01\n\x0b\x43hunkHeader\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\r\n\x05route\x18\x03 \x03(\t\x12\x0c\n\x04keep\x18\x04 \x01(\x08\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06sha256\x18\x06 \x01(\x0c\x12\x14\n\x0c\x63ontact_peer\x18\x07 \x01(\t\x12\x15\n\rcontact_end_s\x18\x08 \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/skyrack/v1/exchange.proto\x12\x11protos.skyrack.v1\"\xa8\x01\n\x0b\x43hunkHeader\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\r\n\x05route\x18\x03 \x03(\t\x12\x0c\n\x04keep\x18\x04 \x01(\x08\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06sha256\x18\x06 \x01(\x0c\x12\x14\n\x0c\x63ontact_peer\x18\x07 \x01(\t\x12\x15\n\rcontact_end_s\x18\x08 \x01(\x01\x12\x10\n\x08priority\x18\t \x01(\x11\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.skyrack.v1.exchange_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHUNKHEADER']._serialized_start=56
-  _globals['_CHUNKHEADER']._serialized_end=206
+  _globals['_CHUNKHEADER']._serialized_end=224
 # @@protoc_insertion_point(module_scope)

@@ -3,17 +3,19 @@
 isort:skip_file
 The data plane: chunks between neighbours, on the data address.
 
-The method itself is declared in testbed/transfer/stream.py and not here: its messages are raw frames, because a
+The method itself is declared in testbed/transfer/frames.py and not here: its messages are raw frames, because a
 protobuf copy of every payload costs two to three times the processor time. A frame is one octet of type, four of
 the chunk's number on the stream (network order), then what the type says:
   0 offer   a ChunkHeader, sender to receiver
   1 data    eight octets of offset, then payload, sender to receiver
-  2 grant   eight octets: the byte to go on from, receiver to sender
+  2 grant   eight octets: the byte to go on from, receiver to sender. A sender need not wait for it: it may send from
+            the byte it believes in, and skips what it hears is there; bytes that would leave a hole are dropped
   3 durable eight octets: how many bytes of the chunk the receiver holds, receiver to sender; the chunk's size once
             its application has accepted it
   4 refusal a text, receiver to sender
   5 push    two octets of header size, a ChunkHeader, the whole payload, sender to receiver: offer and data in one,
             on links that are always up
+  6 later   a text, receiver to sender: no room at present. The sender keeps the chunk; a grant follows when there is
 """
 
 from collections import abc as _abc
@@ -45,6 +47,7 @@ class ChunkHeader(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     CONTACT_PEER_FIELD_NUMBER: _builtins.int
     CONTACT_END_S_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identity: run/round/phase/origin/tensor/index."""
     count: _builtins.int
@@ -59,6 +62,8 @@ class ChunkHeader(_message.Message):
     """The hop to this node is planned for one contact and no later one; empty where no hop is."""
     contact_end_s: _builtins.float
     """End of that contact, in mission seconds."""
+    priority: _builtins.int
+    """Of the chunks that wait for one link the one with the highest goes first; 0 unless said."""
     @_builtins.property
     def route(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes still ahead, the receiver first, the destination last."""
@@ -74,10 +79,11 @@ class ChunkHeader(_message.Message):
         sha256: _builtins.bytes = ...,
         contact_peer: _builtins.str = ...,
         contact_end_s: _builtins.float = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact_end_s", b"contact_end_s", "contact_peer", b"contact_peer", "count", b"count", "id", b"id", "keep", b"keep", "route", b"route", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact_end_s", b"contact_end_s", "contact_peer", b"contact_peer", "count", b"count", "id", b"id", "keep", b"keep", "priority", b"priority", "route", b"route", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

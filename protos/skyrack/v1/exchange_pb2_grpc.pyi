@@ -3,17 +3,19 @@
 isort:skip_file
 The data plane: chunks between neighbours, on the data address.
 
-The method itself is declared in testbed/transfer/stream.py and not here: its messages are raw frames, because a
+The method itself is declared in testbed/transfer/frames.py and not here: its messages are raw frames, because a
 protobuf copy of every payload costs two to three times the processor time. A frame is one octet of type, four of
 the chunk's number on the stream (network order), then what the type says:
   0 offer   a ChunkHeader, sender to receiver
   1 data    eight octets of offset, then payload, sender to receiver
-  2 grant   eight octets: the byte to go on from, receiver to sender
+  2 grant   eight octets: the byte to go on from, receiver to sender. A sender need not wait for it: it may send from
+            the byte it believes in, and skips what it hears is there; bytes that would leave a hole are dropped
   3 durable eight octets: how many bytes of the chunk the receiver holds, receiver to sender; the chunk's size once
             its application has accepted it
   4 refusal a text, receiver to sender
   5 push    two octets of header size, a ChunkHeader, the whole payload, sender to receiver: offer and data in one,
             on links that are always up
+  6 later   a text, receiver to sender: no room at present. The sender keeps the chunk; a grant follows when there is
 """
 
 from collections import abc as _abc

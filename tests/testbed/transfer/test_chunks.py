@@ -64,3 +64,11 @@ def test_a_header_says_everything_but_the_payload() -> None:
     onward = chunk.onward()
     assert onward.route == ("b", "c")
     assert (onward.until_s("b"), onward.until_s("c")) == (12.5, float("inf"))
+
+
+def test_a_priority_stays_on_a_chunks_way() -> None:
+    chunk = _split(b"payload", 100)[0].along(("a", "b"))
+    assert chunk.priority == 0
+    urgent = chunk.urgent(-3)
+    assert Chunk.from_header(urgent.header(), urgent.payload).onward().priority == -3
+    assert urgent.id == chunk.id  # a priority is no part of what a chunk is

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.clock import LoopClock
-from testbed.errors import LinkClosed
+from testbed.errors import IntegrityError, LinkClosed
 from testbed.link.plan import LinkPlan, LinkState
 from testbed.rack.virtual_time import VirtualTimeLoop
 from testbed.transfer.chunks import Chunk, split
 from testbed.transfer.fluid import FluidNetwork
 from testbed.transfer.spool import Spool
+from testbed.transfer.store import ChunkStore
 from testbed.transfer.transport import PAYLOAD_SHARE, Delivery
 
 T = TypeVar("T")
@@ -148,3 +149,67 @@ def test_a_chunk_that_is_there_already_moves_no_bytes() -> None:
 
     assert _fly(twice()).resumed_from == 1000
     assert len(pair.accepted) == 1
+
+
+def test_the_highest_priority_goes_next_and_equals_in_their_order() -> None:
+    pair, size = _Pair([(0.0, 8e6, 20.0)]), 470_000  # half a second each
+    priorities = [0, 0, 5, -1, 5, 0]
+
+    async def six() -> None:
+        await asyncio.gather(*(pair.send(_chunk(size, index).urgent(high)) for index, high in enumerate(priorities)))
+
+    _fly(six())
+    # The first had begun when the others came.
+    assert [chunk.id.round for _, chunk in pair.accepted] == [0, 2, 4, 1, 5, 3]
+    assert [chunk.priority for _, chunk in pair.accepted] == [0, 5, 5, 0, 0, -1]
+
+
+@given(st.floats(0, 0.05))
+def test_an_empty_chunk_arrives_before_the_end_or_in_the_next_contact(left_s: float) -> None:
+    # It needs no rate, but it needs the delay of 20 ms.
+    pair, chunk = _Pair([(0.0, 8e6, 20.0), (10.0, 0.0, 20.0), (20.0, 8e6, 20.0)]), _chunk(0)
+
+    async def send() -> Delivery:
+        try:
+            return await pair.send(chunk, 10.0 - left_s)
+        except LinkClosed as closed:
+            assert pair.accepted == []
+            assert (closed.durable_bytes, closed.resumed_from) == (0, 0)
+            return await pair.send(chunk, 20.0)
+
+    delivery = _fly(send())
+    ((arrived_s, _),) = pair.accepted
+    begun_s = 10.0 - left_s
+    assert arrived_s == (pytest.approx(begun_s + 0.020) if begun_s + 0.020 <= 10.0 else pytest.approx(20.020))
+    assert delivery.end_s == pytest.approx(arrived_s + 0.007)
+
+
+def test_a_receiver_without_room_takes_the_chunk_when_it_has_some() -> None:
+    pair, first, second = _Pair([(0.0, 8e6, 20.0)]), _chunk(600, 1), _chunk(600, 2)
+    store = ChunkStore("r", memory_bytes=1000.0)
+    spool = Spool("r", lambda peer, chunk: spool.keep(chunk.id), store)
+    pair.sender._network._spools["b"] = spool
+
+    async def both() -> Delivery:
+        await pair.send(first)
+        asyncio.get_running_loop().call_at(100.0, spool.done, first.id)
+        return await pair.send(second)
+
+    delivery = _fly(both())
+    assert 100.0 <= delivery.end_s < 101.2
+    assert pair.sender.counts["put off"] >= 98
+    assert spool.offer(second.header()) == 600
+
+
+def test_a_refusal_names_both_ends_and_is_counted() -> None:
+    pair, right = _Pair([(0.0, 8e6, 20.0)]), _chunk(1000)
+    wrong = Chunk(right.id, right.count, right.route, b"x" * 1000, right.sha256)
+
+    async def both() -> None:
+        with pytest.raises(IntegrityError, match="a -> b: .*damaged"):
+            await pair.send(wrong)
+        await pair.send(right)
+
+    _fly(both())
+    assert pair.sender.counts["refusals"] == 1
+    assert [chunk for _, chunk in pair.accepted] == [right]

@@ -19,7 +19,9 @@ from testbed.errors import IntegrityError, LinkClosed, LinkError
 from testbed.link.plan import LinkPlan, LinkState
 from testbed.pki import Credentials, RunAuthority
 from testbed.transfer.chunks import Chunk, split
+from testbed.transfer.frames import DURABLE, FRAME_BYTES, LEAST_FRAME_BYTES, METHOD, REFUSAL, frame_bytes, pack_push
 from testbed.transfer.spool import Spool
+from testbed.transfer.store import ChunkStore
 from testbed.transfer.stream import CHUNKS_IN_FLIGHT, PUSH_BYTES, ExchangeServer, StreamTransport
 from testbed.transfer.transport import Delivery
 
@@ -45,13 +47,30 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
 class _Receiver:
     """Node ``b`` (or another): a server on its address, a spool, and what was accepted."""
 
-    def __init__(self, name: str, credentials: Credentials, run: str = "r") -> None:
+    def __init__(
+        self,
+        name: str,
+        credentials: Credentials,
+        run: str = "r",
+        store: ChunkStore | None = None,
+        nodes: tuple[str, ...] | None = None,
+    ) -> None:
         self.name = name
         self.accepted: list[tuple[str, Chunk]] = []
         self._server = rpc.data_server()
-        spool = Spool(run, lambda peer, chunk: self.accepted.append((peer, chunk)))
-        self._server.add_generic_rpc_handlers((ExchangeServer(name, spool).handler(),))
+        self.first = asyncio.Event()
+        self.keeps = False
+        self.spool = Spool(run, self.take, store, nodes)
+        self.exchange = ExchangeServer(name, self.spool)
+        self._server.add_generic_rpc_handlers((self.exchange.handler(),))
         rpc.bind(self._server, ADDRESSES[name], rpc.DATA_PORT, credentials)
+
+    def take(self, peer: str, chunk: Chunk) -> None:
+        """An accepted chunk."""
+        self.accepted.append((peer, chunk))
+        self.first.set()
+        if self.keeps:
+            self.spool.keep(chunk.id)
 
     async def __aenter__(self) -> _Receiver:
         await self._server.start()
@@ -355,3 +374,155 @@ def test_a_peer_that_is_gone_is_said_to_be_while_the_plan_says_up() -> None:
         assert set(breaks) == {"b"}
 
     _fly(work())
+
+
+CONTACT = ((0.0, 60.0),)
+
+
+def test_the_highest_priority_goes_next_and_a_chunk_that_has_begun_is_finished() -> None:
+    async def work() -> None:
+        authority, tap = RunAuthority("r"), _Tap(rate_Bps=1e6)
+        async with (
+            _Receiver("b", authority.issue("b")) as receiver,
+            tap.listening(),
+            _sender(authority.issue("a"), CONTACT, {"b": TAP}) as (transport, _),
+        ):
+            priorities = [0] * (CHUNKS_IN_FLIGHT + 2) + [7, -7, 7]
+            chunks = [_chunk(300_000, index).urgent(high) for index, high in enumerate(priorities)]
+            waiting = [asyncio.ensure_future(_send(transport, chunk)) for chunk in chunks]
+            await asyncio.gather(*waiting)
+        order = [chunk.id.round for _, chunk in receiver.accepted]
+        assert [chunk.priority for _, chunk in receiver.accepted] == [priorities[index] for index in order]
+        # One has begun when the others come; then the urgent ones, and equals in the order of the calls.
+        assert order == [0, 6, 8, 1, 2, 3, 4, 5, 7]
+
+    _fly(work())
+
+
+def test_a_contact_is_opened_ahead_and_nothing_of_the_one_before_comes_over_it() -> None:
+    async def work() -> None:
+        authority, tap = RunAuthority("r"), _Tap(rate_Bps=1e6)
+        windows = ((0.0, 0.7), (1.4, 2.1), (2.8, 60.0))
+        stamps: list[tuple[float, float]] = []
+        async with (
+            _Receiver("b", authority.issue("b")) as receiver,
+            tap.listening(),
+            _sender(authority.issue("a"), windows, {"b": TAP}) as (transport, clock),
+        ):
+            offer = receiver.spool.offer
+
+            def noting(header: dict[str, Any]) -> int:
+                stamps.append((clock.now(), header["contact_end_s"]))
+                return offer(header)
+
+            receiver.spool.offer = noting  # type: ignore[method-assign]
+            chunks = [_chunk(900_000, index) for index in range(3)]
+
+            async def through(chunk: Chunk) -> None:
+                for start_s, end_s in windows:
+                    with suppress(LinkClosed):
+                        await _send(transport, chunk.within("b", end_s), start_s, end_s)
+                        return
+
+            await asyncio.gather(*map(through, chunks))
+            assert sorted(chunk.id.round for _, chunk in receiver.accepted) == [0, 1, 2]
+            assert transport.counts["dials"] == len(windows)
+            assert transport.counts["cuts"] >= 2
+            assert transport.counts["breaks"] == 0
+            assert transport.counts["resumed bytes"] > 0
+        assert {end_s for _, end_s in stamps} == {end_s for _, end_s in windows}
+        # The wire drains into the gap, but what comes after one belongs to the contact that is then.
+        assert all(end_s == max(window for window in windows if window[0] <= at_s)[1] for at_s, end_s in stamps)
+
+    _fly(work())
+
+
+@pytest.mark.parametrize("windows", [ALWAYS, CONTACT], ids=["pushed", "offered"])
+def test_a_receiver_without_room_takes_the_chunk_when_it_has_some(windows: tuple[tuple[float, float], ...]) -> None:
+    async def work() -> None:
+        authority = RunAuthority("r")
+        store = ChunkStore("r", memory_bytes=150_000.0)
+        first, second = _chunk(100_000, 1), _chunk(100_000, 2)
+        async with (
+            _Receiver("b", authority.issue("b"), store=store) as receiver,
+            _sender(authority.issue("a"), windows) as (transport, _),
+        ):
+            receiver.keeps = True
+            await _send(transport, first)
+            waits = asyncio.ensure_future(_send(transport, second))
+            await asyncio.sleep(0.3)
+            assert not waits.done()
+            assert transport.counts["put off"] == receiver.exchange.counts["put off"] == 1
+            receiver.spool.done(first.id)
+            await waits
+            assert receiver.accepted == [("a", first), ("a", second)]
+            assert transport.counts["breaks"] == 0
+
+    _fly(work())
+
+
+@pytest.mark.parametrize("windows", [ALWAYS, CONTACT], ids=["pushed", "offered"])
+def test_a_receiver_that_starts_anew_gets_what_it_had_lost(windows: tuple[tuple[float, float], ...]) -> None:
+    # The new process holds nothing of what its sender believes it to hold.
+    async def work() -> None:
+        authority, tap = RunAuthority("r"), _Tap(rate_Bps=1e6)
+        credentials = authority.issue("b")
+        chunks = [_chunk(PUSH_BYTES + 300_000, index) for index in range(3)]
+        async with (
+            tap.listening(),
+            _sender(authority.issue("a"), windows, {"b": TAP}) as (transport, _),
+        ):
+            async with _Receiver("b", credentials) as before:
+                sending = [asyncio.ensure_future(_send(transport, chunk)) for chunk in chunks]
+                await before.first.wait()
+                await asyncio.sleep(0.3)
+            async with _Receiver("b", credentials) as after:
+                await asyncio.gather(*sending)
+                assert [chunk for _, chunk in before.accepted + after.accepted] == chunks
+            assert transport.counts["breaks"] >= 1
+
+    _fly(work())
+
+
+def test_who_is_no_node_of_the_run_is_refused_and_counted() -> None:
+    async def work() -> None:
+        authority = RunAuthority("r")
+        async with (
+            _Receiver("b", authority.issue("b"), nodes=("b", "c")) as receiver,
+            _sender(authority.issue("a")) as (transport, _),
+        ):
+            with pytest.raises(IntegrityError, match="a -> b: .*'a', which is no node"):
+                await _send(transport, _chunk(1000))
+            assert receiver.accepted == []
+            assert receiver.exchange.counts["refused"] == transport.counts["refusals"] == 1
+
+    _fly(work())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"\x00", b"\x01\x00\x00\x00\x01\x00", b"\x05\x00\x00\x00\x01", b"\x00\x00\x00\x00\x01\xff\xff", b"\x63" * 5],
+    ids=["empty", "no head", "data without offset", "push without header", "offer of noise", "type 99"],
+)
+def test_what_is_no_frame_is_refused_and_the_stream_goes_on(frame: bytes) -> None:
+    async def work() -> None:
+        authority, right = RunAuthority("r"), _chunk(1000)
+        async with _Receiver("b", authority.issue("b")) as receiver:
+            channel = rpc.data_channel(ADDRESSES["b"], "b", authority.issue("a"))
+            call: Any = channel.stream_stream(METHOD)()
+            await call.write(frame)
+            assert (await call.read())[0] == REFUSAL
+            assert receiver.exchange.counts["refused"] == 1
+            await call.write(pack_push(9, right))
+            assert (await call.read())[0] == DURABLE
+            assert receiver.accepted == [("a", right)]
+            call.cancel()
+            await channel.close()
+
+    _fly(work())
+
+
+def test_a_frame_is_50_ms_of_its_link_between_its_limits() -> None:
+    assert frame_bytes(3.5e6) == LEAST_FRAME_BYTES == 32 * 1024
+    assert frame_bytes(80e6) == 500_000
+    assert frame_bytes(1e9) == FRAME_BYTES == 1 << 20
