@@ -1,0 +1,1 @@
+"""Collectives of one plane: who takes part, what goes which way round, gathering, adding up, and how long it takes."""
