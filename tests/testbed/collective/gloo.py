@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,12 @@ def main(rank: int, world: int, folder: Path) -> None:
             results[f"gathered {name}"] = torch.stack(parts).numpy()
             dist.all_reduce(tensor)
             results[f"reduced {name}"] = tensor.numpy()
-    dist.barrier()
     np.savez(folder / f"out-{rank}.npz", **results)  # type: ignore[arg-type]
+    # Nobody leaves before all are done, and nobody runs gloo's destructors: they abort when a peer has gone first.
+    (folder / f"done-{rank}").touch()
+    while not all((folder / f"done-{peer}").exists() for peer in range(world)):
+        time.sleep(0.05)
+    os._exit(0)
 
 
 if __name__ == "__main__":
