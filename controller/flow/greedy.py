@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import ClassVar
 
 from controller.flow.bottleneck import clock
 from testbed.errors import FlowError
-from testbed.flow.problem import Demand, Problem
+from testbed.flow.problem import Demand, Problem, Window
 from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
 
 TOUCH_S = 1e-6
@@ -20,38 +21,45 @@ DUST = 1e-9
 
 
 class Greedy(FlowScheduler):
-    """One contact at a time: the first there is. Everything goes through it, in the order in which it gets there,
-    though another may be open beside it; what is not through when it ends goes through the one that is first then.
+    """One contact at a time: the first there is. Everything that can goes through it, in the order in which it gets
+    there, though another may be open beside it; what is not through when it ends goes through the one that is first
+    then. What cannot get anywhere through it does not wait for it.
 
-    A contact is a link that does not last to the horizon, while it is up; links that do are used by everybody at any
-    time. A hop begins when all bytes of the one before have arrived (store and forward).
+    A contact is a link that does not last to the horizon, while it is up; links that do, at whatever rates, are used by
+    everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward).
     """
 
     name: ClassVar[str] = "greedy"
 
     def schedule(self, problem: Problem) -> Schedule:
+        """Shares in the order in which they were decided on. FlowError names a demand that finds no contact."""
         queue = _Queue(problem)
         here = [d for d in problem.demands if d.destination in d.ready_s]
         shares = [Share(demand.name, demand.size_bytes, ()) for demand in here]
         arrived_s = [demand.ready_s[demand.destination] for demand in here]
-        left = [d for d in problem.demands if d.destination not in d.ready_s and d.size_bytes > 0]
-        from_s = problem.start_s
+        left = [
+            _Rest(demand, problem.start_s)
+            for demand in problem.demands
+            if demand.destination not in demand.ready_s and demand.size_bytes > 0
+        ]
         while left:
-            contact = queue.first_contact(left, from_s)
-            if contact is None:
-                missing = sum(demand.size_bytes for demand in left) / 1e6
-                raise FlowError(
-                    f"{missing:,.3f} MB of {len(left)} transfers find no contact after {clock(from_s)} (mission time)"
-                )
-            sent, left = queue.through(contact, left, from_s)
+            sent, left = queue.through(queue.first_contact(left), left)
             shares += sent
-            from_s = contact.end_s
         return Schedule(tuple(shares), max([queue.completion_s, *arrived_s]))
 
 
 @dataclass(frozen=True)
+class _Rest:
+    """What is left of a demand (``demand.size_bytes``), and from when on it may be sent."""
+
+    demand: Demand
+    from_s: float
+
+
+@dataclass(frozen=True)
 class _Contact:
-    """A link's windows that touch, and when the last of them ends."""
+    """Windows that touch, of the one link that does not last, or of several where it takes more than one; and when the
+    first of these links ends."""
 
     windows: frozenset[int]
     end_s: float
@@ -68,7 +76,7 @@ class _Push:
 
 
 class _Queue:
-    """Links and from when on each is free."""
+    """Links and when each is taken."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -76,69 +84,90 @@ class _Queue:
         for index in sorted(range(len(problem.windows)), key=lambda i: problem.windows[i].start_s):
             window = problem.windows[index]
             self._out[window.sender][window.receiver].append(index)
-        self._free_s: dict[tuple[str, str], float] = defaultdict(lambda: problem.start_s)
-        lasting = (i for i, window in enumerate(problem.windows) if window.end_s >= problem.end_s - TOUCH_S)
-        self._lasting = frozenset(lasting)
+        self._taken: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        self._lasting = frozenset(
+            index
+            for listed in (listed for by_receiver in self._out.values() for listed in by_receiver.values())
+            for contact in [self._contact(listed[0])]
+            if contact.end_s >= problem.end_s - TOUCH_S
+            for index in contact.windows
+        )
         self._every = frozenset(range(len(problem.windows)))
         self.completion_s = problem.start_s
 
-    def first_contact(self, demands: Sequence[Demand], from_s: float) -> _Contact | None:
+    def first_contact(self, rests: Sequence[_Rest]) -> _Contact:
         """The contact over which any byte of these would arrive first."""
-        ways = [way for demand in demands for way in [self._first_way(demand, from_s, self._every)] if way is not None]
-        if not ways:
-            return None
+        ways = []
+        for rest in rests:
+            found = self._first_way(rest, self._every)
+            if found is None:
+                raise FlowError(
+                    f"{rest.demand.name} finds no contact towards {rest.demand.destination} after {clock(rest.from_s)} "
+                    f"of mission time: {rest.demand.size_bytes / 1e6:,.3f} MB of it are left"
+                )
+            ways.append(found)
         _, way = min(ways)
-        fleeting = [index for index in way if index not in self._lasting]
-        return self._contact(fleeting[0]) if fleeting else _Contact(frozenset(), self._problem.end_s)
+        links = [self._contact(index) for index in way if index not in self._lasting]
+        ends_s = min((link.end_s for link in links), default=self._problem.end_s)
+        return _Contact(frozenset(index for link in links for index in link.windows), ends_s)
 
     def _contact(self, first: int) -> _Contact:
         begun = self._problem.windows[first]
         windows, end_s = {first}, begun.end_s
         for index in self._out[begun.sender][begun.receiver]:
             window = self._problem.windows[index]
-            if end_s - TOUCH_S <= window.start_s <= end_s + TOUCH_S:
+            if begun.start_s <= window.start_s <= end_s + TOUCH_S and window.end_s > end_s:
                 windows.add(index)
                 end_s = window.end_s
         return _Contact(frozenset(windows), end_s)
 
-    def through(self, contact: _Contact, demands: Sequence[Demand], from_s: float) -> tuple[list[Share], list[Demand]]:
-        """Shares of what gets through a contact, and what is left."""
+    def through(self, contact: _Contact, rests: Sequence[_Rest]) -> tuple[list[Share], list[_Rest]]:
+        """Shares of what gets through a contact, and what is left. What queued for it in vain goes on from its end on;
+        what it is no use to does not wait for it."""
         shares: list[Share] = []
-        left: list[Demand] = []
+        left: list[_Rest] = []
         usable = self._lasting | contact.windows
-        ways = [(self._first_way(demand, from_s, usable), demand) for demand in demands]
-        going = sorted(((way, d) for way, d in ways if way is not None), key=lambda one: (one[0][0], one[1].name))
-        left += [demand for way, demand in ways if way is None]
-        for (_, way), demand in going:
-            rest = demand.size_bytes
-            while rest > DUST * demand.size_bytes:
-                push = self._push(demand, way, rest, from_s)
-                if push.size_bytes <= DUST * demand.size_bytes:
-                    further = self._first_way(demand, max(from_s, push.ends_s), usable)
-                    if further is None or further[1] == way:
-                        break
-                    way = further[1]
-                    continue
-                shares.append(Share(demand.name, push.size_bytes, push.hops, from_s))
-                rest -= push.size_bytes
-                for hop in push.hops:
-                    window = self._problem.windows[hop.window]
-                    self._free_s[window.sender, window.receiver] = hop.end_s
-                self.completion_s = max(self.completion_s, push.arrives_s)
-            if rest > DUST * demand.size_bytes:
-                left.append(replace(demand, size_bytes=rest))
+        ways = [(self._first_way(rest, usable), rest) for rest in rests]
+        left += [rest for way, rest in ways if way is None]
+        going = [(way, rest) for way, rest in ways if way is not None]
+        for (_, way), rest in sorted(going, key=lambda one: (one[0][0], one[1].demand.name)):
+            sent, rest_bytes = self._sent(rest, way, usable)
+            shares += sent
+            if rest_bytes > 0:
+                left.append(_Rest(replace(rest.demand, size_bytes=rest_bytes), max(rest.from_s, contact.end_s)))
         return shares, left
 
-    def _first_way(self, demand: Demand, from_s: float, usable: frozenset[int]) -> tuple[float, tuple[int, ...]] | None:
+    def _sent(self, rest: _Rest, way: tuple[int, ...], usable: frozenset[int]) -> tuple[list[Share], float]:
+        """Shares of one demand on a way and, when its windows are over, on those that follow; and what is left."""
+        shares: list[Share] = []
+        dust_bytes = DUST * rest.demand.size_bytes
+        rest_bytes = rest.demand.size_bytes
+        while rest_bytes > dust_bytes:
+            push = self._push(rest, way, rest_bytes)
+            if push.size_bytes <= dust_bytes:
+                further = self._first_way(replace(rest, from_s=max(rest.from_s, push.ends_s)), usable)
+                if further is None or further[1] == way:
+                    return shares, rest_bytes
+                way = further[1]
+                continue
+            shares.append(Share(rest.demand.name, push.size_bytes, push.hops, rest.from_s))
+            rest_bytes -= push.size_bytes
+            for hop in push.hops:
+                window = self._problem.windows[hop.window]
+                insort(self._taken[window.sender, window.receiver], (hop.start_s, hop.end_s))
+            self.completion_s = max(self.completion_s, push.arrives_s)
+        return shares, 0.0
+
+    def _first_way(self, rest: _Rest, usable: frozenset[int]) -> tuple[float, tuple[int, ...]] | None:
         """Windows on which a first byte, alone, would arrive earliest, and when (Dijkstra over time)."""
         queue: list[tuple[float, str, tuple[int, ...]]] = [
-            (max(at_s, from_s), node, ()) for node, at_s in sorted(demand.ready_s.items())
+            (max(at_s, rest.from_s), node, ()) for node, at_s in sorted(rest.demand.ready_s.items())
         ]
         heapq.heapify(queue)
         seen: set[str] = set()
         while queue:
             at_s, node, way = heapq.heappop(queue)
-            if node == demand.destination:
+            if node == rest.demand.destination:
                 return at_s, way
             if node in seen:
                 continue
@@ -152,23 +181,32 @@ class _Queue:
                     heapq.heappush(queue, (arrives_s, receiver, (*way, index)))
         return None
 
-    def _push(self, demand: Demand, way: Sequence[int], size_bytes: float, from_s: float) -> _Push:
+    def _push(self, rest: _Rest, way: Sequence[int], size_bytes: float) -> _Push:
         """As many bytes as get through on every hop before its window ends."""
         windows = [self._problem.windows[index] for index in way]
+        dust_bytes = DUST * rest.demand.size_bytes
         limit_s = windows[0].end_s
-        while True:
+        while size_bytes > dust_bytes:
             hops: list[Hop] = []
-            at_s = max(demand.ready_s[windows[0].sender], from_s)
+            at_s = max(rest.demand.ready_s[windows[0].sender], rest.from_s)
             for index, window in zip(way, windows, strict=True):
-                begins_s = max(at_s, window.start_s, self._free_s[window.sender, window.receiver])
-                room = max(0.0, window.end_s - begins_s) * window.rate_Bps
-                if room < size_bytes * (1 - DUST):
-                    size_bytes, limit_s = room, window.end_s
+                begins_s, room_bytes = self._free(window, at_s, size_bytes)
+                if room_bytes < size_bytes * (1 - DUST):
+                    size_bytes, limit_s = room_bytes, window.end_s
                     break
                 ends_s = begins_s + size_bytes / window.rate_Bps
                 hops.append(Hop(index, begins_s, min(ends_s, window.end_s)))
                 at_s = ends_s + window.delay_s
             else:
-                return _Push(tuple(hops), size_bytes, at_s, limit_s if size_bytes < demand.size_bytes else from_s)
-            if size_bytes <= DUST * demand.size_bytes:
-                return _Push((), 0.0, at_s, limit_s)
+                return _Push(tuple(hops), size_bytes, at_s, limit_s)
+        return _Push((), 0.0, rest.from_s, limit_s)
+
+    def _free(self, window: Window, at_s: float, size_bytes: float) -> tuple[float, float]:
+        """From when on, at or after an instant, a window is free for so many bytes, and for how many it is: fewer than
+        these where it ends first."""
+        begins_s = max(at_s, window.start_s)
+        for start_s, end_s in self._taken[window.sender, window.receiver]:
+            if begins_s + size_bytes / window.rate_Bps <= start_s:
+                break
+            begins_s = max(begins_s, end_s)
+        return begins_s, max(0.0, window.end_s - begins_s) * window.rate_Bps
