@@ -30,7 +30,7 @@ def test_the_demo_in_si_units() -> None:
     assert demo.duration_s == 3 * 3600
     assert demo.constellation.startswith("D:705:98.2:8/1/0")
     assert demo.isl.rate_bps == 3.5e6
-    assert (demo.space_ground.up.rate_bps, demo.space_ground.down.rate_bps) == (6e6, 2e6)
+    assert (demo.space_ground.up.rate_bps, demo.space_ground.down.rate_bps) == (8e6, 3e6)
     assert (demo.ground.backhaul_delay_ms, demo.ground.backhaul_rate_bps) == (12.0, 11e6)
     assert demo.chunk_bytes == 128 * 1024
     assert [one.slug for one in demo.stations] == ["svalbard", "sioux-falls", "alice-springs", "neustrelitz"]
@@ -113,7 +113,7 @@ def _line_of(text: str, part: str) -> int:
     return next(number for number, line in lines if part in line.split("#")[0])
 
 
-UP = "up: {rate: 6 Mbit/s}"
+UP = "up: {rate: 8 Mbit/s}"
 
 # What is replaced, by what, the field blamed, a word of the message, and a word of what is found or allowed.
 BAD: list[tuple[str, str, str, str, str]] = [
@@ -413,7 +413,7 @@ def test_link_models_are_read_and_written(tmp_path: Path) -> None:
         "down: {radio: {eirp: 9.5 dBW, g_over_t: 22 dB/K, frequency: 8.2 GHz, bandwidth: 5 MHz, margin: 3 dB, "
         "atmosphere: {unavailability: 0.001}}}"
     )
-    text = _changed("  up: {rate: 6 Mbit/s}\n  down: {rate: 2 Mbit/s}", f"  {up}\n  {down}")
+    text = _changed("  up: {rate: 8 Mbit/s}\n  down: {rate: 3 Mbit/s}", f"  {up}\n  {down}")
     text = text.replace("  topology: ring", "  topology: explicit\n  pairs: [sat-0-0 - sat-0-1, sat-0-1 - sat-0-2]")
     path.write_text(text, encoding="utf-8")
     scenario = load_scenario(str(path))
