@@ -80,9 +80,9 @@ def test_relaying_moves_each_embedding_once_and_changes_no_bit(
         if event["kind"] == "transfer" and "/embedding/" in event["chunk"]
     ]
     assert len(sent) == len(set(sent))
-    # No chunk needs more hops than lie between a satellite and the one opposite; all-gather takes seven for each.
-    by_chunk = Counter(chunk for chunk, sender, receiver in sent if sender[:4] == receiver[:4] == "sat-")
-    assert max(by_chunk.values(), default=0) <= 4
+    # A chunk may take the longer way round if that is quicker, but reaches no satellite twice.
+    reached = Counter((chunk, receiver) for chunk, _, receiver in sent)
+    assert set(reached.values()) == {1}
     assert relayed["bytes"]["isl"] < 0.7 * collaborative["bytes"]["isl"]
     ways = relayed["plan"].prediction["intra_orbit"]
     assert ways["all-gather"]["isl_bytes"] == 2 * 64 * 9 * 384 * 2 * 7
