@@ -39,7 +39,11 @@ class AgentServicer(AgentServiceServicer):
         try:
             plan = MissionPlan.from_json(request.mission_plan_json.decode())
             strategy = registry.load("strategies", request.strategy)
-            spool = Spool(request.run_id, lambda peer, chunk: self._running().accept(peer, chunk))
+            spool = Spool(
+                request.run_id,
+                lambda peer, chunk: self._running().accept(peer, chunk),
+                on_again=lambda header: self._running().accept_again(header),
+            )
             transport = StreamTransport(
                 seat.node, plan.link_plans[seat.node], seat.peers, seat.credentials, self._clock, self._on_break
             )
@@ -78,8 +82,7 @@ class AgentServicer(AgentServiceServicer):
         return pb.StartResponse()
 
     async def Obey(self, request: pb.ObeyRequest, context: Any) -> pb.ObeyResponse:  # noqa: N802
-        node = self._running()
-        node.spawn(node.obey(order_from_request(request)))
+        self._running().take(order_from_request(request))
         return pb.ObeyResponse()
 
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:  # noqa: N802

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from controller.keeping import Keeper
@@ -29,6 +32,8 @@ from testbed.node.wire import report_from_event, request_of
 from testbed.pki import Credentials
 from testbed.rack.base import Fleet, Job, Record
 
+DEATH_S = 1.0
+"""A node that does not answer and whose process has not ended within this is not dead: the kernel says so at once."""
 LEAD_S = 6.0
 """Mission time zero is this far ahead when it is announced, so that everybody has heard, and has connected the links
 that are always up, before it comes."""
@@ -58,17 +63,22 @@ class ProcessFleet(Fleet):
         job: Job,
         address: str,
         nodes: Mapping[str, str],
+        pids: Mapping[str, int],
         credentials: Credentials,
         player: LinkPlayer,
         keeper: Keeper,
     ) -> None:
         self._job = job
         self._address = address
+        self._pids = pids
         self._credentials = credentials
         self._player = player
         self._keeper = keeper
         self.clock = self._clock = keeper.clock
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.lost: dict[str, str] = {}
+        self._flying = False
+        self._loss = asyncio.Event()
         self._servicer = _Reports(self.reports)
         self._server = rpc.control_server()
         self._channels = {name: rpc.control_channel(nodes[name], name, credentials) for name in job.plan.nodes}
@@ -102,11 +112,36 @@ class ProcessFleet(Fleet):
         self._clock.start(zero_s)
         await self._all("Start", StartRequest(mission_zero_monotonic_s=zero_s))
         self._keeper.begin(zero_s)
+        self._flying = True
         await self.clock.sleep_until(0.0)
 
     async def order(self, node: str, order: Order) -> None:
         with self.clock.busy():
-            await rpc.call(node, self._agents[node].Obey, request_of(order))
+            try:
+                if node not in self.lost:
+                    await rpc.call(node, self._agents[node].Obey, request_of(order))
+            except BoardError:
+                if not await self.is_lost(node):
+                    raise
+
+    def lose(self, node: str, why: str) -> None:
+        """Also raises BoardError where the run cannot do without it: the ground server, or anybody before the start."""
+        if not self._flying or node not in (*self._job.plan.satellites, *self._job.plan.stations):
+            raise BoardError(f"{node}: its process ended during the run ({why})")
+        self._keeper.lose(node)
+        super().lose(node, why)
+        self._loss.set()
+        self._loss.clear()
+
+    async def is_lost(self, node: str) -> bool:
+        until_s = monotonic_s() + DEATH_S
+        while node not in self.lost and monotonic_s() < until_s:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._loss.wait(), until_s - monotonic_s())
+        return node in self.lost
+
+    def kill(self, node: str) -> None:
+        os.kill(self._pids[node], signal.SIGKILL)
 
     async def settle(self) -> None:
         await self._all("Settle", SettleRequest())
@@ -127,11 +162,12 @@ class ProcessFleet(Fleet):
         return {"wire": dict(self._wire), **self._player.facts(), **self._keeper.facts()}
 
     async def _all(self, method: str, request: Any) -> dict[str, Any]:
-        """The same call to every node at once; the first refusal ends it."""
+        """The same call to every node that is not lost at once; the first refusal ends it."""
+        agents = {name: agent for name, agent in self._agents.items() if name not in self.lost}
         answers = await asyncio.gather(
             *(
                 rpc.call(f"{name}: {method}", getattr(agent, method), request, rpc.PREPARE_DEADLINE_S)
-                for name, agent in self._agents.items()
+                for name, agent in agents.items()
             )
         )
-        return dict(zip(self._agents, answers, strict=True))
+        return dict(zip(agents, answers, strict=True))

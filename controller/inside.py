@@ -154,7 +154,13 @@ async def _fly(job: Job, record: Record, settings: dict[str, Any], site: Site) -
     player = LinkPlayer(site.player, job.plan, site.data, site.pids, site.boards, settings)
     await player.open()
     fleet = ProcessFleet(
-        job, site.address, site.management, site.credentials, player, make_keeper(settings["clock"], job.plan)
+        job,
+        site.address,
+        site.management,
+        site.pids,
+        site.credentials,
+        player,
+        make_keeper(settings["clock"], job.plan),
     )
     metrics = Metrics()
     metrics.describe_run(job.run, job.plan.scenario.name, job.strategy, "local")
@@ -164,7 +170,9 @@ async def _fly(job: Job, record: Record, settings: dict[str, Any], site: Site) -
         metrics.observe(event)
         record(event)
 
-    watcher = asyncio.get_running_loop().create_task(_watch({**site.pids, "the link player": site.player_pid}))
+    watcher = asyncio.get_running_loop().create_task(
+        _watch({**site.pids, "the link player": site.player_pid}, fleet.lose)
+    )
     mission = asyncio.ensure_future(resolve(job.mission)(fleet, job, observed))
     done, _ = await asyncio.wait({watcher, mission}, return_when=asyncio.FIRST_COMPLETED)
     for task in (watcher, mission):
@@ -175,21 +183,23 @@ async def _fly(job: Job, record: Record, settings: dict[str, Any], site: Site) -
     return {**result, "facts": fleet.facts()}
 
 
-async def _watch(pids: dict[str, int]) -> dict[str, Any]:
-    """Raise as soon as a node's process ends before its time."""
+async def _watch(pids: dict[str, int], lose: Callable[[str, str], None]) -> dict[str, Any]:
+    """Tell of each process that ends before its time, until that raises."""
     loop = asyncio.get_running_loop()
-    gone: asyncio.Future[str] = loop.create_future()
+    gone: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
 
-    def tell(name: str) -> None:
-        if not gone.done():
-            gone.set_result(name)
+    def tell(name: str, descriptor: int) -> None:
+        loop.remove_reader(descriptor)
+        gone.put_nowait((name, descriptor))
 
     for name, pid in pids.items():
         descriptor = os.pidfd_open(pid)
-        loop.add_reader(descriptor, tell, name)
-    name = await gone
-    _, status = os.waitpid(pids[name], 0)  # noqa: ASYNC222 - it has ended
-    raise BoardError(f"{name}: its process ended during the run ({_ending(status)})")
+        loop.add_reader(descriptor, tell, name, descriptor)
+    while True:
+        name, descriptor = await gone.get()
+        os.close(descriptor)
+        _, status = os.waitpid(pids[name], 0)  # noqa: ASYNC222 - it has ended
+        lose(name, _ending(status))
 
 
 def _ending(status: int) -> str:

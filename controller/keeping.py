@@ -32,6 +32,10 @@ class Keeper(ABC):
         """The mission starts at this instant of CLOCK_MONOTONIC."""
 
     @abstractmethod
+    def lose(self, node: str) -> None:
+        """A node is dead: nothing more is to be agreed on with it."""
+
+    @abstractmethod
     def observe(self, observer: Record) -> None:
         """Send clock events to ``observer``."""
 
@@ -51,6 +55,9 @@ class KernelKeeper(Keeper):
 
     def begin(self, mission_zero_s: float) -> None:
         """Nothing to begin."""
+
+    def lose(self, node: str) -> None:
+        """Nothing to agree on."""
 
     def observe(self, observer: Record) -> None:
         """Nothing happens to the clock."""
@@ -108,6 +115,9 @@ class RealKeeper(Keeper):
     def begin(self, mission_zero_s: float) -> None:
         self._timekeeper.begin(mission_zero_s)
         self._busy.run(True)
+
+    def lose(self, node: str) -> None:
+        self._timekeeper.lose(node)
 
     def observe(self, observer: Record) -> None:
         self._timekeeper.record = observer

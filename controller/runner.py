@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from controller.flow.chunks import ChunkPlanner
 from controller.traffic import TrafficMeter
 from controller.verdict import Judge
+from controller.whereabouts import Whereabouts
 from testbed import registry
-from testbed.errors import BoardError
+from testbed.errors import BoardError, FlowError, LinkError, NodeLost
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.orbit.contacts import Contact
 from testbed.rack.base import Fleet, Job, Record
-from testbed.strategy.base import FlowPlanner
+from testbed.scenario import FailureSettings
+from testbed.strategy.base import FlowPlanner, Strategy
 
 T = TypeVar("T")
 
@@ -24,27 +28,63 @@ T = TypeVar("T")
 class _Desk:
     """What a strategy sees of the controller while it coordinates a round."""
 
-    def __init__(self, fleet: Fleet, job: Job, flows: FlowPlanner, record: Record) -> None:
+    def __init__(self, fleet: Fleet, job: Job, flows: FlowPlanner, whereabouts: Whereabouts, record: Record) -> None:
         self._fleet = fleet
+        self._whereabouts = whereabouts
         self._record = record
         self.plan: MissionPlan = job.plan
         self.run = job.run
         self.flows = flows
+        self.attempt = 1
+        self._begun_s = 0.0
 
     def now(self) -> float:
         return self._fleet.clock.now()
 
+    def begin(self, round: int) -> None:
+        """A round begins, for the first time."""
+        self.attempt, self._begun_s = 1, self.now()
+        self._whereabouts.forget(round)
+
+    async def begin_again(self, round: int, loss: NodeLost) -> None:
+        """A round begins once more, without a node that was lost in it. Raises LinkError where the others cannot all
+        reach each other, and BoardError where nobody is left to train."""
+        self.plan = self.plan.without_nodes({loss.node})
+        if not self.plan.present:
+            raise BoardError(f"{loss}; it was the last satellite")
+        self.attempt, self._begun_s = self.attempt + 1, self.now()
+        self.journal("node_lost", lost=loss.node, why=loss.why, round=round, members=self.membership())
+        remaining = [node for node in self.plan.nodes if node not in self.plan.lost]
+        await asyncio.gather(*(self.order(node, Order("abandon", round)) for node in remaining))
+
+    def membership(self) -> str:
+        """Who takes part in this attempt, in words."""
+        rings = [ring for ring in self.plan.rings if set(ring) - set(self.plan.lost)]
+        return "; ".join(str(self.plan.membership(ring, self._begun_s)) for ring in rings)
+
     async def order(self, node: str, order: Order) -> None:
-        await self._fleet.order(node, order)
+        if node not in self.plan.lost:
+            whole = replace(order, attempt=self.attempt, lost=self.plan.lost, begun_s=self._begun_s)
+            await self._fleet.order(node, whole)
 
     async def consider(self, work: Callable[[], T]) -> T:
         return await self._fleet.clock.compute(0.0, work)
 
     async def next_report(self) -> Report:
-        report = await self._fleet.clock.wait(self._fleet.reports.get())
-        if report.kind == "failed":
-            raise BoardError(f"{report.node}: {report.data['error']}: {report.data['message']}")
-        return report
+        while True:
+            report = await self._fleet.clock.wait(self._fleet.reports.get())
+            if report.kind == "failed":
+                raise BoardError(f"{report.node}: {report.data['error']}: {report.data['message']}")
+            if report.kind == "lost":
+                raise NodeLost(report.node, report.data["why"])
+            if report.kind == "unreachable":
+                if not await self._fleet.is_lost(report.data["peer"]):
+                    raise LinkError(report.data["why"])
+            elif report.data["attempt"] == self.attempt:
+                return report
+
+    def held_by(self, chunk: str) -> frozenset[str]:
+        return self._whereabouts.of(chunk)
 
     def lose(self, contact: Contact) -> None:
         self.plan = self.plan.without(contact)
@@ -66,8 +106,8 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     plan = job.plan
     strategy = registry.load("strategies", job.strategy)
     flows = ChunkPlanner(registry.load("schedulers", job.scheduler))
-    traffic, judge = TrafficMeter(plan), Judge()
-    observers = (traffic.observe, judge.observe, record)
+    traffic, judge, whereabouts = TrafficMeter(plan), Judge(), Whereabouts()
+    observers = (traffic.observe, judge.observe, whereabouts.observe, record)
 
     def observe(event: dict[str, Any]) -> None:
         for observer in observers:
@@ -79,13 +119,14 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     record({"kind": "certificate", "node": "controller", "mission_s": 0.0, "rows": certificate})
     await fleet.start()
     started = time.monotonic()
-    desk = _Desk(fleet, job, flows, observe)
+    desk = _Desk(fleet, job, flows, whereabouts, observe)
+    failing = asyncio.get_running_loop().create_task(_fail(fleet, desk, plan.scenario.failures))
     weights = appraiser.first
     rounds = []
     for round in range(1, plan.scenario.learning.rounds + 1):
         begun_s = desk.now()
         desk.journal("round_started", round=round)
-        done = await strategy.coordinate(desk, round)
+        done = await _coordinate(strategy, desk, round)
         weights = next(report.blob for report in done if report.blob)
         loss = sum(report.data["loss"] * report.data["samples"] for report in done) / sum(
             report.data["samples"] for report in done
@@ -100,10 +141,13 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "end_s": max(report.mission_s for report in done),
                 "loss": loss,
                 "weights_sha256": min(digests),
+                "members": desk.membership(),
+                "attempts": desk.attempt,
                 "validation_accuracy": await desk.consider(partial(appraiser.validation_accuracy, weights)),
             }
         )
         desk.journal("round_finished", **rounds[-1])
+    failing.cancel()
     await fleet.settle()
     mission_s = rounds[-1]["end_s"]
     before, after = appraiser.test_accuracy(weights)
@@ -122,3 +166,27 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "weights_sha256": rounds[-1]["weights_sha256"],
         "facts": fleet.facts(),
     }
+
+
+async def _coordinate(strategy: Strategy, desk: _Desk, round: int) -> list[Report]:
+    """A round, begun again by the others as often as a node is lost in it."""
+    desk.begin(round)
+    while True:
+        try:
+            return await strategy.coordinate(desk, round)
+        except NodeLost as loss:
+            await desk.begin_again(round, loss)
+        except FlowError as error:
+            if not desk.plan.lost:
+                raise
+            # The scenario had contacts enough while these nodes lived.
+            raise LinkError(f"without {', '.join(desk.plan.lost)}: {error.message}") from error
+
+
+async def _fail(fleet: Fleet, desk: _Desk, failures: Sequence[FailureSettings]) -> None:
+    """Let nodes fail when the scenario says so."""
+    for failure in sorted(failures, key=lambda one: one.at_s):
+        await fleet.clock.sleep_until(failure.at_s)
+        if failure.node not in fleet.lost:
+            desk.journal("failure", failed=failure.node)
+            fleet.kill(failure.node)

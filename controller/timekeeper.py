@@ -126,6 +126,12 @@ class Timekeeper(ClockServiceServicer):
         self._begun = True
         asyncio.get_running_loop().call_later(max(0.0, mission_zero_s - monotonic_s()), self._consider)
 
+    def lose(self, node: str) -> None:
+        """Ask a node that is dead no more."""
+        self._nodes -= {node}
+        self._seats.pop(node, None)
+        self._consider_soon()
+
     async def Attend(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[AttendResponse]:  # noqa: N802
         outgoing: asyncio.Queue[ClockCommand] = asyncio.Queue()
         reader = asyncio.get_running_loop().create_task(self._listen(requests, outgoing.put_nowait))
@@ -138,6 +144,8 @@ class Timekeeper(ClockServiceServicer):
     async def _listen(self, requests: AsyncIterator[Any], send: Callable[[ClockCommand], None]) -> None:
         async for request in requests:
             activity: NodeActivity = request.activity
+            if activity.node not in self._nodes:
+                continue  # its last words, after its death was seen
             seat = self._seats.setdefault(activity.node, _Seat(send))
             if self._asked is not None and seat.seen.vote_epoch == self._asked[0]:
                 self._asked = None  # it voted and then something changed: ask again

@@ -43,6 +43,11 @@ class Judge:
             self._late.append(event["lateness_ms"])
         elif event["kind"] == "link_error":
             self.condemn(event["message"])
+        elif event["kind"] == "node_lost":
+            self._degraded.append(
+                f"{event['lost']} was lost in round {event['round']} ({event['why']}); the others went on as a "
+                f"{event['members']}"
+            )
         elif event["kind"] == "contact_lost":
             self._degraded.append(
                 f"{event['satellite']} and {event['station']}: the link failed inside the contact from "

@@ -8,6 +8,7 @@
     │   └── LinkToleranceError         3     FAILED_PRECONDITION  a probed link is out of tolerance
     ├── RunError                       4     ABORTED              the run failed while under way
     │   ├── BoardError                 4     UNAVAILABLE          a node's process died or went silent
+    │   │   └── NodeLost               4     UNAVAILABLE          the same, of a node that others can do without
     │   ├── LinkError                  4     UNAVAILABLE          a link did not carry what the plan says
     │   │   └── LinkClosed             4     UNAVAILABLE          the contact ended before the bytes did
     │   ├── IntegrityError             4     DATA_LOSS            bytes arrived that must not be accepted
@@ -126,6 +127,15 @@ class BoardError(RunError):
     """A node's process died or went silent."""
 
     grpc_status = "UNAVAILABLE"
+
+
+class NodeLost(BoardError):
+    """A node's process died that the others can do without: the round is begun again, and the run goes on."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(f"{node} is lost: {why}")
+        self.node = node
+        self.why = why
 
 
 class LinkError(RunError):

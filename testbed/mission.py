@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from testbed.collective.membership import Membership, form, linked_at
 from testbed.link.plan import LinkPlan
 from testbed.orbit.contacts import Contact
 from testbed.scenario import Scenario
@@ -15,7 +17,10 @@ from testbed.scenario import Scenario
 
 @dataclass(frozen=True)
 class MissionPlan:
-    """Scenario, contact plan and one link plan per node. ``rings`` lists each plane's satellites in ring order."""
+    """Scenario, contact plan and one link plan per node. ``rings`` lists each plane's satellites in ring order.
+
+    ``lost`` are nodes that failed and take no part any more; they keep their names and their share of the data.
+    """
 
     scenario: Scenario
     rings: tuple[tuple[str, ...], ...]
@@ -26,11 +31,17 @@ class MissionPlan:
     peak_at_s: float
     strategy: str = "collaborative"
     prediction: dict[str, Any] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
     @property
     def satellites(self) -> tuple[str, ...]:
-        """All satellites, plane by plane."""
+        """All satellites, plane by plane, lost ones included."""
         return tuple(name for ring in self.rings for name in ring)
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The satellites that are not lost, plane by plane."""
+        return tuple(name for name in self.satellites if name not in self.lost)
 
     @property
     def ground(self) -> str:
@@ -39,12 +50,17 @@ class MissionPlan:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Every node: satellites, stations, the ground server last."""
+        """Every node: satellites, stations, the ground server last; lost ones included."""
         return (*self.satellites, *self.stations, self.ground)
 
     def ring_of(self, satellite: str) -> tuple[str, ...]:
         """The ring a satellite is in."""
         return self._ring_by_satellite[satellite]
+
+    def membership(self, ring: tuple[str, ...], at_s: float) -> Membership:
+        """Who of a plane shares and averages in a round that begins at a mission time: a ring, or a line where a
+        satellite is lost or a link is down. Raises LinkError where that leaves pieces that cannot reach each other."""
+        return form(ring, linked_at(self.link_plans, at_s), self.lost)
 
     @cached_property
     def isl_rate_bps(self) -> float:
@@ -69,6 +85,18 @@ class MissionPlan:
     def without(self, contact: Contact) -> MissionPlan:
         """The same plan with a contact that nothing is to be planned for any more."""
         return replace(self, contacts=tuple(one for one in self.contacts if one != contact))
+
+    def without_nodes(self, names: Collection[str]) -> MissionPlan:
+        """The same plan with nodes lost: no contact of theirs, no link to them or from them."""
+        lost = tuple(sorted({*self.lost, *names}))
+        return replace(
+            self,
+            lost=lost,
+            contacts=tuple(one for one in self.contacts if one.satellite not in lost and one.station not in lost),
+            link_plans={
+                name: plan.without(self.nodes if name in lost else lost) for name, plan in self.link_plans.items()
+            },
+        )
 
     @cached_property
     def _ring_by_satellite(self) -> dict[str, tuple[str, ...]]:

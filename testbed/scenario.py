@@ -120,6 +120,13 @@ class RackSettings(Settings):
     capacity_bps: float = Field(default=100e6, gt=0)
 
 
+class FailureSettings(Settings):
+    """A satellite or a station whose process is killed at a mission time, to see how the others go on."""
+
+    node: Name
+    at_s: float = Field(ge=0, le=MAX_DURATION_S)
+
+
 class Scenario(Settings):
     """One experiment. ``source`` is the path it was read from, ``text`` the file as given."""
 
@@ -142,6 +149,8 @@ class Scenario(Settings):
     intra_orbit: Literal["all-gather", "relay"] = "all-gather"
     """How cut tensors reach the satellites that have a contact: everybody gets everything round the ring, or each chunk
     is routed to the contact it uses."""
+    failures: tuple[FailureSettings, ...] = ()
+    """Nodes that die under way."""
     network: NetworkSection = NetworkSection()
     tolerance: ToleranceSettings = ToleranceSettings()
     learning: LearningSettings

@@ -108,6 +108,11 @@ ONE_WAY: Ways = OneWay()
 BOTH_WAYS: Ways = BothWays()
 
 
+def gather_ways(membership: Membership, origin: str, index: int) -> tuple[Path, ...]:
+    """The nodes behind ``origin`` that the ``index``-th chunk of its block passes, both ways."""
+    return tuple(path[1:] for path in BOTH_WAYS.gather(membership, origin, index).outward)
+
+
 def _real(*paths: Path) -> tuple[Path, ...]:
     return tuple(path for path in paths if len(path) > 1)
 

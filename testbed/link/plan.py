@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -82,6 +82,10 @@ class LinkPlan:
         last = max(0, bisect_right(self._starts_s[peer], at_s) - 1)
         state = self.links[peer][last]
         return self._carried[peer][last] + max(0.0, at_s - state.start_s) * state.rate_bps / 8
+
+    def without(self, peers: Collection[str]) -> LinkPlan:
+        """The same plan without its links to some peers."""
+        return LinkPlan(self.node, {peer: states for peer, states in self.links.items() if peer not in peers})
 
     def changes(self) -> tuple[tuple[float, str, LinkState], ...]:
         """Every state of every link as (start_s, peer, state), in the order in which they are to be applied."""

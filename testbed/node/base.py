@@ -52,6 +52,10 @@ class Mailbox:
         if waiting is not None and not waiting.done():
             waiting.set_result(chunk)
 
+    def find(self, identity: ChunkId) -> Chunk | None:
+        """The chunk, if it is here."""
+        return self._chunks.get(identity)
+
     async def get(self, identity: ChunkId) -> Chunk:
         """The chunk, as soon as it is here."""
         if identity in self._chunks:
@@ -88,10 +92,19 @@ class Node(ABC):
         """Where features computed ahead are, on a rack whose nodes share a core."""
         self.mailbox = Mailbox()
         self.round = 0
+        self.attempt = 1
+        self.begun_s = 0.0
+        """When the attempt at this round found who takes part."""
         self.release: Callable[[ChunkId], None] = lambda identity: None
         """The host's spool forgets a chunk that was handed on or is planned anew: it may come this way again, with
         another route. Only where a chunk stays is it taken just once."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._orders: set[asyncio.Task[None]] = set()
+        self._shared: set[asyncio.Task[None]] = set()
+        self._passing: dict[ChunkId, Chunk] = {}
+        """Chunks on their way through here, of which no copy stays."""
+        self._ways: set[tuple[ChunkId, tuple[str, ...]]] = set()
+        """The routes that chunks of this round were sent on along."""
         self._sending = 0
         self._settled = asyncio.Event()
         self._settled.set()
@@ -108,8 +121,32 @@ class Node(ABC):
         onward = chunk.onward()
         if chunk.keep or not onward.route:
             self.mailbox.put(chunk)
-        if onward.route:
+        else:
+            self._passing[chunk.id] = chunk
+        self._pass_on(onward)
+
+    def accept_again(self, header: dict[str, Any]) -> None:
+        """Called by the spool when a chunk is offered that was accepted: what is here goes on along its new route."""
+        identity = ChunkId.parse(header["id"])
+        here = self.mailbox.find(identity) or self._passing.get(identity)
+        if here is not None:
+            self._pass_on(Chunk.from_header(header, here.payload).onward())
+
+    def _pass_on(self, onward: Chunk) -> None:
+        way = (onward.id, onward.route)
+        if not onward.route or way in self._ways:
+            return
+        self._ways.add(way)
+        if onward.keep:
+            self.share_on(onward)
+        else:
             self.spawn(self.forward(onward))
+
+    def share_on(self, chunk: Chunk) -> None:
+        """Forward a chunk of which every node on the route keeps a copy. Ends with the attempt at the round."""
+        task = self.spawn(self.forward(chunk))
+        self._shared.add(task)
+        task.add_done_callback(self._shared.discard)
 
     async def forward(self, chunk: Chunk) -> None:
         """Send a chunk to the next node of its route in the link's next window, or say that its contact was missed (or
@@ -117,37 +154,58 @@ class Node(ABC):
         peer = chunk.route[0]
         until_s = chunk.until_s(peer)
         while True:
+            if peer in self.plan.lost:
+                self.mailbox.put(chunk)  # the round is begun again, and whoever needs this gets it another way
+                return
             start_s, end_s = self.next_window(peer)
             if math.isinf(start_s) and math.isinf(until_s):
-                raise LinkError(f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`")
+                why = f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`"
+                await self.report("unreachable", peer=peer, why=why)
+                return
             if start_s >= until_s:
-                self.release(chunk.id)
+                self._let_go(chunk)
                 self.mailbox.put(chunk)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
             try:
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
                 if not chunk.keep:
-                    self.release(chunk.id)
+                    self._let_go(chunk)
                 return
             except LinkClosed:
                 continue
-            except LinkError:
+            except LinkError as error:
                 if math.isinf(until_s):
-                    raise
+                    self.mailbox.put(chunk)
+                    await self.report("unreachable", peer=peer, why=str(error))
+                    return
                 self.note("link_failed", sender=self.name, receiver=peer, chunk=str(chunk.id))
                 until_s = start_s
+
+    def _let_go(self, chunk: Chunk) -> None:
+        """A chunk that only passed through was handed on, or missed its contact: it may come again, by any route."""
+        self._passing.pop(chunk.id, None)
+        self._ways.discard((chunk.id, chunk.route))
+        self.release(chunk.id)
 
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """A tensor's bytes as this round's chunks, each with its hash."""
         size = self.plan.scenario.chunk_bytes
         return split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
 
+    def held(self, tensor: str, phase: str, origin: str, size: int) -> list[Chunk]:
+        """A tensor's chunks of this round, where all of them are here already; none otherwise."""
+        chunks = [self.mailbox.find(identity) for identity in self._pieces(tensor, phase, origin, size)]
+        found = [chunk for chunk in chunks if chunk is not None]
+        return found if len(found) == len(chunks) else []
+
     async def collect(self, tensor: str, phase: str, origin: str, size: int) -> bytes:
         """A tensor's bytes as soon as all of them are here."""
+        return join([await self.mailbox.get(identity) for identity in self._pieces(tensor, phase, origin, size)])
+
+    def _pieces(self, tensor: str, phase: str, origin: str, size: int) -> list[ChunkId]:
         count = len(chunk_sizes(size, self.plan.scenario.chunk_bytes))
-        identities = [ChunkId(self.run, self.round, phase, origin, tensor, index) for index in range(count)]
-        return join([await self.mailbox.get(identity) for identity in identities])
+        return [ChunkId(self.run, self.round, phase, origin, tensor, index) for index in range(count)]
 
     def next_window(self, peer: str) -> tuple[float, float]:
         """The link's current or next window (mission seconds); it starts at infinity when there is none."""
@@ -165,6 +223,7 @@ class Node(ABC):
             "receiver": peer,
             "tensor": chunk.id.tensor,
             "chunk": str(chunk.id),
+            "kept": chunk.keep or len(chunk.route) == 1,
             "predicted_end_s": planned.end_s if planned else None,
         }
         start_s = self.clock.now()
@@ -208,12 +267,33 @@ class Node(ABC):
 
     async def report(self, kind: str, blob: bytes = b"", **data: Any) -> None:
         """Tell the controller, and wait until it has heard."""
+        data["attempt"] = self.attempt
         with self.clock.busy():
             await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
 
+    def take(self, order: Order) -> None:
+        """Begin to carry out an order."""
+        if order.kind == "abandon":
+            self._abandon(order)
+            return
+        if order.kind == "begin_round":
+            self.round, self.attempt, self.begun_s = order.round, order.attempt, order.begun_s
+            self.mailbox.drop(order.round)
+            self._ways = {way for way in self._ways if way[0].round >= order.round}
+        task = self.spawn(self.obey(order))
+        self._orders.add(task)
+        task.add_done_callback(self._orders.discard)
+
+    def _abandon(self, order: Order) -> None:
+        """Stop what was ordered for this attempt at the round and keep what is here: it is begun again without the lost
+        nodes. What is only passing through goes on."""
+        self.plan = self.plan.without_nodes(order.lost)
+        for task in (*self._orders, *self._shared):
+            task.cancel()
+
     @abstractmethod
     async def obey(self, order: Order) -> None:
-        """Carry out one order; returns when it is done."""
+        """Carry out one order; returns when it is done. A round's beginning was noted before."""
 
     async def prepare(self) -> None:  # noqa: B027 - a relay has nothing to load
         """Load data and weights before the mission starts; costs no mission time."""
@@ -253,9 +333,13 @@ class Node(ABC):
         except Exception as error:
             await self.report("failed", error=type(error).__name__, message=str(error))
 
+    def halt(self) -> None:
+        """Cancel what is under way, and no more."""
+        for task in self._tasks:
+            task.cancel()
+
     async def stop(self) -> None:
         """Cancel what is under way and close the transport."""
-        for task in list(self._tasks):
-            task.cancel()
+        self.halt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.transport.close()

@@ -28,8 +28,6 @@ class GroundServer(Node):
 
     async def obey(self, order: Order) -> None:
         if order.kind == "begin_round":
-            self.round = order.round
-            self.mailbox.drop(order.round)
             await self.strategy.ground_round(self, order)
         elif order.kind == "send":
             await self.downlink(order.assignments)

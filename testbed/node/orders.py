@@ -10,11 +10,18 @@ from testbed.flow.assignment import Assignment
 
 @dataclass(frozen=True)
 class Order:
-    """A command to one node. ``kind`` names the round's step; ``assignments`` is this node's part of the flow plan."""
+    """A command to one node. ``kind`` names the round's step; ``assignments`` is this node's part of the flow plan.
+
+    A round that loses a node is begun again by the others: ``attempt`` counts from 1, ``lost`` are all nodes that take
+    no part, and ``begun_s`` is the mission time at which this attempt found who takes part.
+    """
 
     kind: str
     round: int
     assignments: tuple[Assignment, ...] = ()
+    attempt: int = 1
+    lost: tuple[str, ...] = ()
+    begun_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -23,7 +30,13 @@ class Order:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Order:
         """The inverse of ``to_dict``."""
-        return cls(data["kind"], data["round"], tuple(Assignment.from_dict(a) for a in data["assignments"]))
+        return cls(
+            **{
+                **data,
+                "assignments": tuple(Assignment.from_dict(a) for a in data["assignments"]),
+                "lost": tuple(data["lost"]),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from testbed.collective.journeys import gather_ways
+from testbed.collective.membership import Membership
 from testbed.errors import LinkClosed, LinkError
 from testbed.flow.assignment import Assignment
 from testbed.node.base import Node
 from testbed.node.orders import Order
 from testbed.transfer.chunks import Chunk, ChunkId
-from testbed.transfer.ring import gather_routes
 
 if TYPE_CHECKING:
     from testbed.learning.shard import Shard
@@ -36,23 +37,31 @@ class Satellite(Node):
 
     async def obey(self, order: Order) -> None:
         if order.kind == "begin_round":
-            self.round = order.round
-            self.mailbox.drop(order.round)
             await self.strategy.satellite_round(self, order)
         elif order.kind == "send":
             await self.uplink(order.assignments)
 
+    @property
+    def membership(self) -> Membership:
+        """Who of the plane takes part in this attempt at the round."""
+        return self.plan.membership(self.ring, self.begun_s)
+
     async def gather(self, tensor: str, sizes: dict[str, int], payload: bytes) -> dict[str, bytes]:
-        """Ring all-gather: everybody's bytes by origin, the own included. ``sizes`` in bytes, of every ring node."""
-        self.share(self.cut("gather", tensor, self.name, payload))
-        return {origin: await self.collect(tensor, "gather", origin, sizes[origin]) for origin in sorted(self.ring)}
+        """All-gather in the plane: everybody's bytes by origin, the own included. ``sizes`` in bytes, of every member.
+
+        Each attempt has chunks of its own: what an earlier one shared may have stopped at a node that is lost.
+        """
+        phase = "gather" if self.attempt == 1 else f"gather.{self.attempt}"
+        self.share(self.cut(phase, tensor, self.name, payload))
+        return {origin: await self.collect(tensor, phase, origin, size) for origin, size in sorted(sizes.items())}
 
     def share(self, block: Sequence[Chunk]) -> None:
-        """Start sending the own block both ways around the ring."""
+        """Start sending the own block both ways around the ring, or to both ends of the line."""
+        members = self.membership
         for chunk in block:
             self.mailbox.put(chunk)
-            for route in gather_routes(self.ring, self.name, chunk.id.index):
-                self.spawn(self.forward(chunk.along(route, keep=True)))
+            for route in gather_ways(members, self.name, chunk.id.index):
+                self.share_on(chunk.along(route, keep=True))
 
     async def uplink(self, assignments: Sequence[Assignment]) -> None:
         """Send the chunks this satellite was assigned: its own contacts' up, contact by contact, others' over the ring

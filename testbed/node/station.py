@@ -10,5 +10,4 @@ class GroundStation(Node):
     """Relays chunks between space and the ground server along each chunk's route, waiting for the contact it needs."""
 
     async def obey(self, order: Order) -> None:
-        self.round = order.round
-        self.mailbox.drop(order.round)
+        """A round's beginning is all that a station hears of."""

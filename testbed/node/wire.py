@@ -30,6 +30,9 @@ def request_of(order: Order) -> ObeyRequest:
             )
             for a in order.assignments
         ],
+        attempt=order.attempt,
+        lost=order.lost,
+        begun_s=order.begun_s,
     )
 
 
@@ -52,6 +55,9 @@ def order_from_request(request: ObeyRequest) -> Order:
             )
             for a in request.assignments
         ),
+        request.attempt,
+        tuple(request.lost),
+        request.begun_s,
     )
 
 

@@ -37,10 +37,25 @@ class Job:
 
 
 class Fleet(ABC):
-    """Nodes that are up; the controller's side of the management plane."""
+    """Nodes that are up; the controller's side of the management plane. ``lost`` says of nodes that died why they did:
+    they get no orders any more."""
 
     clock: Clock
     reports: asyncio.Queue[Report]
+    lost: dict[str, str]
+
+    def lose(self, node: str, why: str) -> None:
+        """A node died under way: whoever decides hears of it as a report of kind ``lost``."""
+        self.lost[node] = why
+        self.reports.put_nowait(Report(node, "lost", self.clock.now(), 0, {"why": why}))
+
+    @abstractmethod
+    async def is_lost(self, node: str) -> bool:
+        """Whether a node that does not answer is dead; returns once that is known."""
+
+    @abstractmethod
+    def kill(self, node: str) -> None:
+        """Let a node die at once, as by a failure."""
 
     @abstractmethod
     def observe(self, observer: Record) -> None:

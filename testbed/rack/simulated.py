@@ -40,12 +40,13 @@ class SimulatedFleet(Fleet):
     def __init__(self, job: Job, recorder: Recorder | None = None) -> None:
         self.clock = LoopClock()
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.lost: dict[str, str] = {}
         self._control = _LocalControl(self.reports)
         strategy = registry.load("strategies", job.strategy)
-        network = FluidNetwork(job.plan.link_plans, self.clock, recorder)
+        self._network = network = FluidNetwork(job.plan.link_plans, self.clock, recorder)
         self.nodes: dict[str, Node] = {}
         for name in job.plan.nodes:
-            spool = Spool(job.run, partial(self._accept, name))
+            spool = Spool(job.run, partial(self._accept, name), on_again=partial(self._accept_again, name))
             self.nodes[name] = build_node(
                 job.plan,
                 name,
@@ -60,6 +61,9 @@ class SimulatedFleet(Fleet):
     def _accept(self, name: str, peer: str, chunk: Chunk) -> None:
         self.nodes[name].accept(peer, chunk)
 
+    def _accept_again(self, name: str, header: dict[str, Any]) -> None:
+        self.nodes[name].accept_again(header)
+
     def observe(self, observer: Record) -> None:
         self._control.observer = observer
 
@@ -72,11 +76,21 @@ class SimulatedFleet(Fleet):
         """Virtual time has stood at 0 so far: loading costs none."""
 
     async def order(self, node: str, order: Order) -> None:
-        self.nodes[node].spawn(self.nodes[node].obey(order))
+        if node not in self.lost:
+            self.nodes[node].take(order)
+
+    async def is_lost(self, node: str) -> bool:
+        return node in self.lost
+
+    def kill(self, node: str) -> None:
+        self.nodes[node].halt()
+        self._network.detach(node)
+        self.lose(node, "killed")
 
     async def settle(self) -> None:
-        for node in self.nodes.values():
-            await node.settle()
+        for name, node in self.nodes.items():
+            if name not in self.lost:
+                await node.settle()
 
     async def stop(self) -> None:
         for node in self.nodes.values():

@@ -38,18 +38,23 @@ class Desk(Protocol):
     plan: MissionPlan
     flows: FlowPlanner
     run: str
+    attempt: int
+    """Which attempt at the round this is, from 1: a round that loses a node is coordinated again, without it."""
 
     def now(self) -> float:
         """Mission time."""
 
     async def order(self, node: str, order: Order) -> None:
-        """Send one node an order; returns when the node has taken it."""
+        """Send one node an order; returns when the node has taken it. A lost node gets none."""
 
     async def consider(self, work: Callable[[], T]) -> T:
         """Do the planner's own work, which no mission time is charged for."""
 
     async def next_report(self) -> Report:
-        """The next report of any node that asks for a decision."""
+        """The next report of any node that asks for a decision. Raises NodeLost when a node is lost."""
+
+    def held_by(self, chunk: str) -> frozenset[str]:
+        """The nodes that are known to hold a chunk of this round; none of one that nobody has sent yet."""
 
     def lose(self, contact: Contact) -> None:
         """Record that a contact does not carry what the plan says, and plan nothing for it any more."""

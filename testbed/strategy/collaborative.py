@@ -5,6 +5,7 @@ sent back."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,12 +17,20 @@ from testbed.node.orders import Order, Report
 from testbed.strategy import rounds, sizes
 from testbed.strategy.base import Desk, FlowPlanner, Strategy
 from testbed.strategy.forecast import Forecast, Phase
-from testbed.strategy.sharing import SHARINGS, Sharing
+from testbed.strategy.sharing import sharing_of
 from testbed.transfer.chunks import Chunk, ChunkId
 
 if TYPE_CHECKING:
     from testbed.node.ground import GroundServer
     from testbed.node.satellite import Satellite
+
+
+HeldBy = Callable[[str], frozenset[str]]
+"""The nodes that are known to have a chunk."""
+
+
+def _nobody(chunk: str) -> frozenset[str]:
+    return frozenset()
 
 
 DOWN = frozenset({"backhaul", "down", "isl"})
@@ -41,13 +50,14 @@ class Collaborative(Strategy):
 
     async def coordinate(self, desk: Desk, round: int) -> list[Report]:
         plan = desk.plan
-        flow = await desk.consider(partial(self.uplink, plan, desk.flows, round, desk.now(), run=desk.run))
+        make = self.uplink if desk.attempt == 1 else partial(self._rest_up, held_by=desk.held_by)
+        flow = await desk.consider(partial(make, plan, desk.flows, round, desk.now(), run=desk.run))
         desk.journal("flow_plan", round=round, direction="up", assignments=[a.__dict__ for a in flow.assignments])
         listeners = (plan.ground, *plan.stations)
         await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in listeners))
-        await asyncio.gather(*(desk.order(s, Order("begin_round", round, flow.via(s))) for s in plan.satellites))
+        await asyncio.gather(*(desk.order(s, Order("begin_round", round, flow.via(s))) for s in plan.present))
         done: list[Report] = []
-        while len(done) < len(plan.satellites):
+        while len(done) < len(plan.present):
             report = await desk.next_report()
             handler = {
                 "round_done": self._count,
@@ -64,7 +74,7 @@ class Collaborative(Strategy):
 
     async def _send_features(self, desk: Desk, report: Report, done: list[Report]) -> None:
         flow = await desk.consider(
-            partial(self.downlink, desk.plan, desk.flows, report.round, desk.now(), run=desk.run)
+            partial(self.downlink, desk.plan, desk.flows, report.round, desk.now(), desk.run, desk.held_by)
         )
         desk.journal(
             "flow_plan", round=report.round, direction="down", assignments=[a.__dict__ for a in flow.assignments]
@@ -85,7 +95,7 @@ class Collaborative(Strategy):
 
     async def _again_up(self, desk: Desk, holder: str, missed: list[ChunkId]) -> None:
         plan, now_s = desk.plan, desk.now()
-        sharing = self._sharing(plan)
+        sharing = sharing_of(plan, desk.attempt)
         held_s = dict.fromkeys(sharing.holders(plan, holder), now_s)
         demands = [Demand(str(chunk), held_s, plan.ground, self._size(plan, chunk)) for chunk in missed]
         await self._send_anew(desk, demands, missed, "up", sharing.over)
@@ -122,20 +132,43 @@ class Collaborative(Strategy):
         counts = sizes.encoded_counts(plan, round)
         ready_s = {n: now_s + plan.scenario.devices.satellite.charge_s("embed", c) for n, c in counts.items()}
         blocks = {n: sizes.chunks_of(plan, sizes.embedding_bytes(plan, c)) for n, c in counts.items()}
-        sharing = self._sharing(plan)
-        held_s = sharing.held_s(plan, blocks, ready_s, rounds.ring_hop_s(plan))
+        sharing = sharing_of(plan, 1)
+        held_s = sharing.held_s(plan, blocks, ready_s, rounds.ring_hop_s(plan), now_s)
         demands = [
             Demand(str(identity), held_s[identity.origin, identity.index], plan.ground, size)
             for identity, size in self._embedding_chunks(plan, round, run)
         ]
         return flows.plan(plan, demands, now_s, sharing.over)
 
-    def downlink(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float, run: str) -> FlowPlan:
-        """The flow plan for a round's features, if they are ready now."""
+    def _rest_up(
+        self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float, run: str, held_by: HeldBy
+    ) -> FlowPlan:
+        """The flow plan for those of a round's embeddings that are neither at the ground nor at a station, from
+        whichever satellites have them. One that nobody has sent yet may still have to be made."""
+        counts = sizes.encoded_counts(plan, round)
+        present, arrived = set(plan.present), {plan.ground, *plan.stations} - set(plan.lost)
+        made = {chunk.origin for chunk, _ in self._embedding_chunks(plan, round, run) if held_by(str(chunk))}
+        demands = []
+        for chunk, size in self._embedding_chunks(plan, round, run):
+            holders = held_by(str(chunk))
+            if holders & arrived:
+                continue
+            charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[chunk.origin])
+            own_s = now_s if chunk.origin in made else now_s + charge_s
+            ready_s = {chunk.origin: own_s} | dict.fromkeys(holders & present, now_s)
+            demands.append(Demand(str(chunk), ready_s, plan.ground, size))
+        return flows.plan(plan, demands, now_s, sharing_of(plan, 2).over)
+
+    def downlink(
+        self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float, run: str, held_by: HeldBy = _nobody
+    ) -> FlowPlan:
+        """The flow plan for a round's features, if they are ready now, but for those that their owner has."""
         demands = [
-            Demand(str(ChunkId(run, round, "down", owner, "feature", index)), {plan.ground: now_s}, owner, size)
+            Demand(name, {plan.ground: now_s}, owner, size)
             for owner, count in sorted(sizes.encoded_counts(plan, round).items())
             for index, size in enumerate(sizes.chunks_of(plan, sizes.feature_bytes(plan, count)))
+            for name in [str(ChunkId(run, round, "down", owner, "feature", index))]
+            if owner not in held_by(name)
         ]
         return flows.plan(plan, demands, now_s, DOWN)
 
@@ -156,7 +189,7 @@ class Collaborative(Strategy):
             *rounds.forecast_head(plan, sizes.sample_counts(plan, round), owned_s, rounds.ring_hop_s(plan)),
         )
         chunks_bytes = [size for _, size in self._embedding_chunks(plan, round, "plan")]
-        shared = self._sharing(plan).isl_bytes(plan, chunks_bytes, up.assignments)
+        shared = sharing_of(plan, 1).isl_bytes(plan, chunks_bytes, up.assignments)
         return Forecast(round, phases, up.assignments + down.assignments, shared)
 
     def _embedding_chunks(self, plan: MissionPlan, round: int, run: str) -> list[tuple[ChunkId, int]]:
@@ -166,21 +199,19 @@ class Collaborative(Strategy):
             for index, size in enumerate(sizes.chunks_of(plan, sizes.embedding_bytes(plan, count)))
         ]
 
-    def _sharing(self, plan: MissionPlan) -> Sharing:
-        return SHARINGS[plan.scenario.intra_orbit]
-
     # -- a satellite's view ---------------------------------------------------------------------------------------
 
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
         plan, shard = satellite.plan, satellite.shard
         counts = sizes.encoded_counts(plan, order.round)
         charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[satellite.name])
-        chunks = await satellite.compute(
+        made_bytes = sizes.embedding_bytes(plan, counts[satellite.name])
+        chunks = satellite.held("embedding", "gather", satellite.name, made_bytes) or await satellite.compute(
             "embed",
             charge_s,
             lambda: satellite.cut("gather", "embedding", satellite.name, shard.embed(order.round)),
         )
-        self._sharing(plan).start(satellite, chunks)
+        sharing_of(plan, order.attempt).start(satellite, chunks)
         up = satellite.uplink(order.assignments)
         size = sizes.feature_bytes(plan, counts[satellite.name])
         down = satellite.wait("features", satellite.collect("feature", "down", satellite.name, size))
@@ -201,8 +232,13 @@ class Collaborative(Strategy):
                 lambda: ground.cut("down", "feature", origin, ground.backbone.encode(payload, counts[origin]))
             )
 
+        missing = [
+            origin
+            for origin, count in sorted(counts.items())
+            if not ground.held("feature", "down", origin, sizes.feature_bytes(plan, count))
+        ]
         with ground.activity("wait", "embeddings"):
-            features = await asyncio.gather(*(encoded(origin) for origin in sorted(counts)))
-        charge_s = plan.scenario.devices.ground.charge_s("encode", sum(counts.values()))
+            features = await asyncio.gather(*(encoded(origin) for origin in missing))
+        charge_s = plan.scenario.devices.ground.charge_s("encode", sum(counts[origin] for origin in missing))
         await ground.compute("backbone", charge_s, lambda: ground.offer([c for chunks in features for c in chunks]))
         await ground.report("features_ready", computed_ahead=ground.backbone.hits, computed_here=ground.backbone.misses)

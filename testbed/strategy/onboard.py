@@ -30,7 +30,7 @@ class Onboard(Strategy):
     async def coordinate(self, desk: Desk, round: int) -> list[Report]:
         await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in desk.plan.nodes))
         done: list[Report] = []
-        while len(done) < len(desk.plan.satellites):
+        while len(done) < len(desk.plan.present):
             report = await desk.next_report()
             if report.kind != "round_done":
                 raise BugError(f"{report.node} reported {report.kind!r}, which {self.name!r} does not know")

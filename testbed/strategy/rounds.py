@@ -27,10 +27,10 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
     charge_s = learner.train_charge_s(plan.scenario.devices.satellite, sizes.head_steps(plan.scenario, count), count)
     loss = await satellite.compute("train", charge_s, lambda: shard.train(round_, inputs))
     payload = learner.pack()
-    ring_sizes = dict.fromkeys(satellite.ring, len(payload))
+    ring_sizes = dict.fromkeys(satellite.membership.members, len(payload))
     blocks = await satellite.wait("the plane's weights", satellite.gather(learner.tensor, ring_sizes, payload))
     learner.average({origin: (counts[origin], block) for origin, block in blocks.items()})
-    first = satellite.name == plan.satellites[0]
+    first = satellite.name == plan.present[0]
     await satellite.report(
         "round_done",
         loss=loss,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from testbed.collective.journeys import gather_ways
 from testbed.flow.assignment import Assignment
 from testbed.metrics import direction
 from testbed.mission import MissionPlan
@@ -24,10 +26,16 @@ class Sharing(ABC):
 
     @abstractmethod
     def held_s(
-        self, plan: MissionPlan, blocks: Mapping[str, Sequence[int]], ready_s: Mapping[str, float], hop_delay_s: float
+        self,
+        plan: MissionPlan,
+        blocks: Mapping[str, Sequence[int]],
+        ready_s: Mapping[str, float],
+        hop_delay_s: float,
+        begun_s: float,
     ) -> dict[tuple[str, int], dict[str, float]]:
         """By chunk (origin, index) which satellites hold it from when on (mission seconds), predicted. ``blocks`` are
-        chunk sizes in bytes by origin, ``ready_s`` is when each origin has made its own."""
+        chunk sizes in bytes by origin, ``ready_s`` is when each origin has made its own, ``begun_s`` when the round
+        began."""
 
     @abstractmethod
     def holders(self, plan: MissionPlan, holder: str) -> tuple[str, ...]:
@@ -49,25 +57,31 @@ class AllGather(Sharing):
     over = frozenset({"up", "backhaul"})
 
     def held_s(
-        self, plan: MissionPlan, blocks: Mapping[str, Sequence[int]], ready_s: Mapping[str, float], hop_delay_s: float
+        self,
+        plan: MissionPlan,
+        blocks: Mapping[str, Sequence[int]],
+        ready_s: Mapping[str, float],
+        hop_delay_s: float,
+        begun_s: float,
     ) -> dict[tuple[str, int], dict[str, float]]:
         held: dict[tuple[str, int], dict[str, float]] = {}
         for ring in plan.rings:
-            inside = {origin: blocks[origin] for origin in ring}
+            members = plan.membership(ring, begun_s)
+            inside = {origin: blocks[origin] for origin in ring if origin in members.members}
             rate_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8  # noqa: N806
-            arrivals = gather_arrivals(ring, inside, {n: ready_s[n] for n in ring}, rate_Bps, hop_delay_s)
+            arrivals = gather_arrivals(partial(gather_ways, members), inside, ready_s, rate_Bps, hop_delay_s)
             for (node, origin, index), arrives_s in arrivals.items():
                 held.setdefault((origin, index), {})[node] = arrives_s
         return held
 
     def holders(self, plan: MissionPlan, holder: str) -> tuple[str, ...]:
-        return plan.satellites
+        return plan.present
 
     def start(self, satellite: Satellite, chunks: Sequence[Chunk]) -> None:
         satellite.share(chunks)
 
     def isl_bytes(self, plan: MissionPlan, sizes_bytes: Iterable[int], assignments: Sequence[Assignment]) -> int:
-        return (len(plan.rings[0]) - 1) * sum(sizes_bytes)
+        return (len(plan.present) - 1) * sum(sizes_bytes)
 
 
 class Relay(Sharing):
@@ -77,7 +91,12 @@ class Relay(Sharing):
     over = frozenset({"isl", "up", "backhaul"})
 
     def held_s(
-        self, plan: MissionPlan, blocks: Mapping[str, Sequence[int]], ready_s: Mapping[str, float], hop_delay_s: float
+        self,
+        plan: MissionPlan,
+        blocks: Mapping[str, Sequence[int]],
+        ready_s: Mapping[str, float],
+        hop_delay_s: float,
+        begun_s: float,
     ) -> dict[tuple[str, int], dict[str, float]]:
         return {(origin, index): {origin: ready_s[origin]} for origin in blocks for index in range(len(blocks[origin]))}
 
@@ -96,3 +115,9 @@ class Relay(Sharing):
 
 SHARINGS: Mapping[str, Sharing] = {"all-gather": AllGather(), "relay": Relay()}
 """By the scenario's ``intra_orbit``."""
+
+
+def sharing_of(plan: MissionPlan, attempt: int) -> Sharing:
+    """How cut tensors get to the contacts: as the scenario says. In a round that is begun again what is left is relayed
+    from whoever has it: most of it has been shared."""
+    return SHARINGS[plan.scenario.intra_orbit if attempt == 1 else "relay"]

@@ -45,13 +45,17 @@ def chunks_of(plan: MissionPlan, size: int) -> tuple[int, ...]:
 
 
 def sample_counts(plan: MissionPlan, round: int) -> dict[str, int]:
-    """Samples each satellite draws in a round."""
-    return _sample_counts(plan.scenario, plan.satellites, round)
+    """Samples that each satellite which is not lost draws in a round."""
+    return _of_present(plan, _sample_counts(plan.scenario, plan.satellites, round))
 
 
 def encoded_counts(plan: MissionPlan, round: int) -> dict[str, int]:
     """Samples of each satellite whose embeddings and features cross links in a round: fewer with the feature cache."""
-    return _encoded_counts(plan.scenario, plan.satellites, round)
+    return _of_present(plan, _encoded_counts(plan.scenario, plan.satellites, round))
+
+
+def _of_present(plan: MissionPlan, counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if name not in plan.lost}
 
 
 @lru_cache(maxsize=1024)

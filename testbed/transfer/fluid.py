@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 from testbed.clock import Clock
-from testbed.errors import BugError, IntegrityError, LinkClosed
+from testbed.errors import BugError, IntegrityError, LinkClosed, LinkError
 from testbed.link.plan import LinkPlan
 from testbed.transfer.chunks import Chunk
 from testbed.transfer.spool import Spool
@@ -35,8 +35,14 @@ class FluidNetwork:
         self._spools[node] = spool
         return FluidTransport(node, self)
 
+    def detach(self, node: str) -> None:
+        """Nothing answers at a node any more."""
+        self._spools.pop(node, None)
+
     def spool(self, node: str) -> Spool:
-        """The receiving end of a node."""
+        """The receiving end of a node. Raises LinkError where nothing answers."""
+        if node not in self._spools:
+            raise LinkError(f"nothing answers at {node}")
         return self._spools[node]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 def gather_routes(ring: Sequence[str], origin: str, index: int) -> tuple[tuple[str, ...], ...]:
@@ -31,7 +31,7 @@ def shortest_route(ring: Sequence[str], start: str, end: str) -> tuple[str, ...]
 
 
 def gather_arrivals(
-    ring: Sequence[str],
+    routes: Callable[[str, int], Sequence[Sequence[str]]],
     blocks: Mapping[str, Sequence[int]],
     ready_s: Mapping[str, float],
     rate_Bps: float,
@@ -39,15 +39,16 @@ def gather_arrivals(
 ) -> dict[tuple[str, str, int], float]:
     """When each chunk of a bidirectional all-gather arrives: {(node, origin, index): seconds}.
 
-    ``blocks`` are chunk sizes in bytes by origin, ``ready_s`` when each origin starts sending. A directed link
-    serves chunks in the order they become ready (a tandem queue), as the transports do.
+    ``routes`` are those of an origin's chunk by its index (the nodes after the origin), ``blocks`` chunk sizes in bytes
+    by origin, ``ready_s`` when each origin starts sending. A directed link serves chunks in the order they become ready
+    (a tandem queue), as the transports do, and where that is equal in the order of ``blocks``.
     """
-    arrivals = {(origin, origin, i): ready_s[origin] for origin in ring for i in range(len(blocks[origin]))}
+    arrivals = {(origin, origin, i): ready_s[origin] for origin in blocks for i in range(len(blocks[origin]))}
     free_s: dict[tuple[str, str], float] = {}
-    queue: list[tuple[float, int, str, int, str, tuple[str, ...]]] = []
-    for order, origin in enumerate(ring):
+    queue: list[tuple[float, int, str, int, str, Sequence[str]]] = []
+    for order, origin in enumerate(blocks):
         for index in range(len(blocks[origin])):
-            for route in gather_routes(ring, origin, index):
+            for route in routes(origin, index):
                 heapq.heappush(queue, (ready_s[origin], order * 1_000_000 + index, origin, index, origin, route))
     while queue:
         now_s, order, origin, index, here, route = heapq.heappop(queue)

@@ -23,6 +23,9 @@ class Spool:
     stays, its payload goes. A kept chunk stays in the store until :meth:`done`, and a later process's :meth:`recover`
     hands it over again.
 
+    ``on_again`` is called with the header of every chunk that is offered though it was accepted: its bytes are not taken
+    again, but its route may be another one.
+
     Without a ``store`` chunks lie in memory, however many. ``nodes`` are the only ones that may send a chunk or have
     made one; None for any.
 
@@ -37,9 +40,11 @@ class Spool:
         on_chunk: Callable[[str, Chunk], None],
         store: ChunkStore | None = None,
         nodes: Collection[str] | None = None,
+        on_again: Callable[[dict[str, Any]], None] = lambda header: None,
     ) -> None:
         self._run = run
         self._on_chunk = on_chunk
+        self._on_again = on_again
         self._store = ChunkStore(run, memory_bytes=math.inf) if store is None else store
         self._nodes = nodes
         self.refused: Counter[str] = Counter()
@@ -52,6 +57,7 @@ class Spool:
         self._check_node(identity.origin, identity)
         key = incoming(identity)
         if self._accepted(key, header):
+            self._on_again(header)
             return int(header["size"])
         held_bytes = self._store.held_bytes(key)
         if held_bytes is not None:
@@ -68,6 +74,7 @@ class Spool:
         self._check_node(peer, identity)
         key = incoming(identity)
         if self._accepted(key, header):
+            self._on_again(header)
             return True
         held_bytes = self._store.held_bytes(key)
         if held_bytes is None or offset > held_bytes:

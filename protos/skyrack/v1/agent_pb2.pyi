@@ -153,13 +153,24 @@ class ObeyRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    BEGUN_S_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """The step, in the strategy's words (begin_round, send)."""
+    """The step: begin_round, send, abandon."""
     round: _builtins.int
     """The round, from 1."""
+    attempt: _builtins.int
+    """Which attempt at this round, from 1: a round that loses a node is begun again by the others."""
+    begun_s: _builtins.float
+    """Mission time (seconds) at which this attempt found who takes part."""
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[_assignment_pb2.Assignment]:
         """This node's part of the flow plan, in the order of predicted starts."""
+
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The nodes that take no part any more."""
 
     def __init__(
         self,
@@ -167,10 +178,13 @@ class ObeyRequest(_message.Message):
         kind: _builtins.str = ...,
         round: _builtins.int = ...,
         assignments: _abc.Iterable[_assignment_pb2.Assignment] | None = ...,
+        attempt: _builtins.int = ...,
+        lost: _abc.Iterable[_builtins.str] | None = ...,
+        begun_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "kind", b"kind", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "attempt", b"attempt", "begun_s", b"begun_s", "kind", b"kind", "lost", b"lost", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,7 +19,7 @@ from testbed.rack.virtual_time import VirtualTimeLoop
 from testbed.scenario import load_scenario
 from testbed.transfer.chunks import Chunk
 from testbed.transfer.fluid import FluidNetwork
-from testbed.transfer.ring import gather_arrivals
+from testbed.transfer.ring import gather_arrivals, gather_routes
 from testbed.transfer.spool import Spool
 from testbed.transfer.transport import PAYLOAD_SHARE
 
@@ -122,9 +122,8 @@ def test_it_takes_as_long_as_predicted(count: int) -> None:
     _, took_s = plane.gather(payloads)
     rate_Bps = RATE_BPS * PAYLOAD_SHARE / 8  # noqa: N806
     blocks = dict.fromkeys(payloads, [CHUNK_BYTES] * 20)
-    predicted_s = max(
-        gather_arrivals(plane.plan.rings[0], blocks, dict.fromkeys(payloads, 0.0), rate_Bps, DELAY_S).values()
-    )
+    routes = partial(gather_routes, plane.plan.rings[0])
+    predicted_s = max(gather_arrivals(routes, blocks, dict.fromkeys(payloads, 0.0), rate_Bps, DELAY_S).values())
     share = (count - 1) / 2 if count > 2 else 1
     busy_s = share * 20 * CHUNK_BYTES / rate_Bps
     # Not sooner than the links are busy; not later than predicted by more than a chunk on each hop.

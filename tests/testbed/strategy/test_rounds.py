@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.planner import make_plan
-from testbed.errors import BoardError, LinkError, ScenarioError
+from testbed.errors import LinkError, ScenarioError
 from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.scenario import load_scenario
@@ -286,5 +286,5 @@ def test_between_satellites_a_link_that_fails_is_named(simulate: Simulate, monke
         return await deliver(self, peer, chunk, **bounds)
 
     monkeypatch.setattr(FluidTransport, "deliver", failing)
-    with pytest.raises(BoardError, match="sat-0-1 -> sat-0-2"):
+    with pytest.raises(LinkError, match="sat-0-1 -> sat-0-2"):
         simulate("collaborative")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,7 @@ def test_an_all_gather_takes_as_long_as_its_links_are_busy(count: int) -> None:
     # go. Nothing can be faster; a chunk's store and forward on every hop is all that it may be slower.
     ring, rate_Bps, hop_s, size, chunks = _ring(count), 400_000.0, 0.018, 50_000, 20
     blocks = {node: [size] * chunks for node in ring}
-    arrivals = gather_arrivals(ring, blocks, dict.fromkeys(ring, 5.0), rate_Bps, hop_s)
+    arrivals = gather_arrivals(partial(gather_routes, ring), blocks, dict.fromkeys(ring, 5.0), rate_Bps, hop_s)
     assert set(arrivals) == {(node, origin, i) for node in ring for origin in ring for i in range(chunks)}
     took_s = max(arrivals.values()) - 5.0
     if count == 1:
@@ -78,7 +79,7 @@ def test_no_link_carries_two_chunks_at_a_time_and_none_leaves_before_it_came(cou
     ring, rate_Bps, hop_s = _ring(count), 1_000.0, 0.25
     blocks = {node: data.draw(st.lists(st.integers(1, 3_000), min_size=1, max_size=4)) for node in ring}
     ready_s = {node: data.draw(st.floats(0, 10)) for node in ring}
-    arrivals = gather_arrivals(ring, blocks, ready_s, rate_Bps, hop_s)
+    arrivals = gather_arrivals(partial(gather_routes, ring), blocks, ready_s, rate_Bps, hop_s)
     busy: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for origin in ring:
         for index, size in enumerate(blocks[origin]):

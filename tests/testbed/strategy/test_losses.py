@@ -1,0 +1,113 @@
+"""Rounds that lose a node: the others begin them again, with what is left to send, and end with the right weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from testbed.errors import BoardError, LinkError
+from testbed.mission import MissionPlan
+from testbed.scenario import FailureSettings
+
+Simulate = Callable[..., dict[str, Any]]
+
+
+def _failing(*failures: tuple[str, float]) -> Callable[[MissionPlan], MissionPlan]:
+    listed = tuple(FailureSettings(node=node, at_s=at_s) for node, at_s in failures)
+
+    def change(plan: MissionPlan) -> MissionPlan:
+        return replace(plan, scenario=plan.scenario.model_copy(update={"failures": listed}))
+
+    return change
+
+
+def _digests(result: dict[str, Any]) -> list[str]:
+    return [round_["weights_sha256"] for round_ in result["rounds"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(simulate: Simulate) -> dict[str, Any]:
+    return simulate("collaborative")
+
+
+@pytest.fixture(scope="module")
+def without_one(simulate: Simulate) -> dict[str, Any]:
+    """On board, where no embedding crosses any link: the oracle for what seven satellites learn."""
+    return simulate("onboard", change=_failing(("sat-0-3", 0.0)))
+
+
+# A round of the collaborative run: embeddings are made by 0.05 s, the ground has them by 1.1 s, features are back by
+# 1.4 s, heads are averaged by 1.6 s.
+@pytest.mark.parametrize("at_s", [0.0, 0.2, 0.8, 1.3, 1.6])
+@pytest.mark.parametrize("intra_orbit", ["all-gather", "relay"])
+def test_the_others_learn_the_same_whenever_a_satellite_dies(
+    simulate: Simulate, without_one: dict[str, Any], intra_orbit: str, at_s: float
+) -> None:
+    result = simulate("collaborative", {"intra_orbit": intra_orbit}, change=_failing(("sat-0-3", at_s)))
+    assert _digests(result) == _digests(without_one)
+    assert [round_["members"] for round_ in result["rounds"]] == ["line of 7: sat-0-3 is out"] * 2
+    assert [round_["attempts"] for round_ in result["rounds"]] == [2, 1]
+    assert result["verdict"] == "degraded"
+    assert any("sat-0-3 was lost in round 1" in reason for reason in result["verdict_reasons"])
+
+
+def test_what_the_ground_has_is_not_sent_again(simulate: Simulate, undisturbed: dict[str, Any]) -> None:
+    result = simulate("collaborative", change=_failing(("sat-0-3", 0.8)))
+    arrived_by_s: dict[str, float] = {}
+    for event in result["events"]:
+        if event["kind"] == "transfer" and event["receiver"] == "ground":
+            arrived_by_s.setdefault(event["chunk"], event["end_s"])
+    before = {chunk for chunk, end_s in arrived_by_s.items() if end_s < 0.8}
+    assert before
+    again = [e for e in result["events"] if e["kind"] == "transfer" and e["chunk"] in before and e["start_s"] > 0.8]
+    assert [event for event in again if not event["receiver"].startswith("sat-") and event["bytes"]] == []
+    # The dead satellite's own embeddings may have gone up before; nothing else goes up twice.
+    assert result["bytes"]["up"] <= undisturbed["bytes"]["up"]
+
+
+def test_a_lost_station_costs_time_and_no_bit(simulate: Simulate, undisturbed: dict[str, Any]) -> None:
+    result = simulate("collaborative", change=_failing(("svalbard", 0.5)))
+    assert _digests(result) == _digests(undisturbed)
+    assert result["mission_time_s"] > undisturbed["mission_time_s"]
+    assert {round_["members"] for round_ in result["rounds"]} == {"ring of 8"}
+    after = [e for e in result["events"] if e["kind"] == "transfer" and e["start_s"] > 0.5]
+    assert after
+    assert "svalbard" not in {event[end] for event in after for end in ("sender", "receiver")}
+
+
+def test_a_later_round_goes_on_from_where_it_began(simulate: Simulate, undisturbed: dict[str, Any]) -> None:
+    at_s = undisturbed["rounds"][1]["end_s"] - 0.2
+    result = simulate("collaborative", change=_failing(("sat-0-3", at_s)))
+    onboard = simulate("onboard", {"learning.rounds": "1"})
+    assert result["rounds"][0]["weights_sha256"] == undisturbed["rounds"][0]["weights_sha256"]
+    assert result["rounds"][0]["weights_sha256"] == onboard["rounds"][0]["weights_sha256"]
+    assert result["rounds"][1]["weights_sha256"] != undisturbed["rounds"][1]["weights_sha256"]
+    assert [round_["attempts"] for round_ in result["rounds"]] == [1, 2]
+
+
+def test_neighbours_may_both_die(simulate: Simulate) -> None:
+    result = simulate("collaborative", change=_failing(("sat-0-3", 0.2), ("sat-0-4", 0.9)))
+    together = simulate("onboard", change=_failing(("sat-0-3", 0.0), ("sat-0-4", 0.0)))
+    assert _digests(result) == _digests(together)
+    assert result["rounds"][0]["members"] == "line of 6: sat-0-3 is out, sat-0-4 is out"
+    assert result["rounds"][0]["attempts"] == 3
+
+
+def test_a_plane_in_two_pieces_ends_the_run(simulate: Simulate) -> None:
+    with pytest.raises(LinkError, match=r"no link sat-0-2 - sat-0-4, sat-0-6 - sat-0-0"):
+        simulate("collaborative", change=_failing(("sat-0-3", 0.2), ("sat-0-7", 0.4)))
+
+
+def test_what_no_station_is_left_for_is_blamed_on_the_losses(simulate: Simulate) -> None:
+    names = ("svalbard", "sioux-falls", "alice-springs")  # Neustrelitz has no pass within the horizon
+    with pytest.raises(LinkError, match=r"without alice-springs, sioux-falls, svalbard: .*cannot be at ground"):
+        simulate("collaborative", change=_failing(*((name, 0.1 * (1 + i)) for i, name in enumerate(names))))
+
+
+def test_the_last_satellite_cannot_be_done_without(simulate: Simulate) -> None:
+    everybody = [(f"sat-0-{index}", 0.0001 * (1 + index)) for index in range(8)]
+    with pytest.raises(BoardError, match="sat-0-7 is lost: killed; it was the last satellite"):
+        simulate("onboard", change=_failing(*everybody))
