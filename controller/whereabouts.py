@@ -10,7 +10,7 @@ from testbed.transfer.chunks import ChunkId
 
 
 class Whereabouts:
-    """Which nodes hold which chunk: its origin, whoever keeps a copy, and on its way up the stations and the ground,
+    """Which nodes hold which chunk: whoever made it, or keeps a copy, and on its way up the stations and the ground,
     which will not lose it. What was delivered without its report being heard yet is missing: it may be planned once
     more, and is then not sent again."""
 
@@ -22,7 +22,8 @@ class Whereabouts:
         if event["kind"] != "transfer":
             return
         holders = self._holders[event["chunk"]]
-        holders.add(ChunkId.parse(event["chunk"]).origin)
+        if event["sender"] == ChunkId.parse(event["chunk"]).origin:
+            holders.add(event["sender"])
         if event["kept"] or direction(event["sender"], event["receiver"]) in ("up", "backhaul"):
             holders.add(event["receiver"])
 

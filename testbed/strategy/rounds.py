@@ -42,11 +42,10 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
 
 
 def ring_hop_s(plan: MissionPlan) -> float:
-    """One-way delay of the first plane's first inter-satellite link at the start; 0 in a ring of one."""
+    """One-way delay of the first inter-satellite link there is in the first plane, at the start; 0 without any."""
     ring = plan.rings[0]
-    if len(ring) < 2:
-        return 0.0
-    return plan.link_plans[ring[0]].state(ring[1], 0.0).delay_ms / 1000
+    links = ((name, peer) for name in ring for peer in ring if peer in plan.link_plans[name].links)
+    return next((plan.link_plans[name].state(peer, 0.0).delay_ms / 1000 for name, peer in links), 0.0)
 
 
 def forecast_head(plan: MissionPlan, counts: dict[str, int], start_s: float, hop_s: float) -> tuple[Phase, ...]:

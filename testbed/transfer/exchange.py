@@ -134,9 +134,11 @@ class ExchangeServer:
         """Say from which byte to go on."""
         held = chunk.held
         await stream.answer(wire.pack_number(wire.GRANT, number, held))
-        # Nothing more need come of a chunk that is here, nor of one that has no bytes.
-        if held == chunk.header["size"]:
-            await self._data(stream, number, held, memoryview(b""))
+        if held == 0 == chunk.header["size"]:
+            await self._data(stream, number, 0, memoryview(b""))  # nothing more will come of it
+        elif held == chunk.header["size"] and stream.open.pop(number, None):
+            # It is here, and is not written again: this node may have handed it on since it was asked.
+            await stream.answer(wire.pack_number(wire.DURABLE, number, held))
 
     async def _data(self, stream: _Stream, number: int, offset: int, data: memoryview) -> None:
         chunk = stream.open.get(number)

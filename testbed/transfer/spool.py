@@ -23,8 +23,8 @@ class Spool:
     stays, its payload goes. A kept chunk stays in the store until :meth:`done`, and a later process's :meth:`recover`
     hands it over again.
 
-    ``on_again`` is called with the header of every chunk that is offered though it was accepted: its bytes are not taken
-    again, but its route may be another one.
+    ``on_again`` is called with the header of every chunk that is offered though it was accepted: its bytes are not
+    taken again, but its route may be another one.
 
     Without a ``store`` chunks lie in memory, however many. ``nodes`` are the only ones that may send a chunk or have
     made one; None for any.

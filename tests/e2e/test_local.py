@@ -40,9 +40,9 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(temporary)}
 
 
-def _run(folder: Path, *flags: str, rack: str = "local", code: int = 0) -> dict[str, Any]:
+def _run(folder: Path, *flags: str, scenario: str = "demo", rack: str = "local", code: int = 0) -> dict[str, Any]:
     ended = subprocess.run(
-        [SKYRACK, "run", "demo", "--rack", rack, "--format", "json", *flags],
+        [SKYRACK, "run", scenario, "--rack", rack, "--format", "json", *flags],
         cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert ended.returncode == code, ended.stderr
@@ -124,6 +124,16 @@ def test_the_run_directory_is_whole(local: dict[str, Any]) -> None:
 
 def test_on_board_gives_the_same_bits(local: dict[str, Any], tmp_path: Path) -> None:
     assert _run(tmp_path, *SMALL, "--strategy", "onboard")["weights_sha256"] == local["weights_sha256"]
+
+
+def test_a_run_goes_on_without_a_satellite_whose_process_is_killed(local: dict[str, Any], tmp_path: Path) -> None:
+    text = (local["folder"] / "scenario.yaml").read_text()
+    (tmp_path / "loss.yaml").write_text(f"{text}\nfailures:\n  - {{node: sat-0-3, at: 1 s}}\n")
+    result, simulated = (_run(tmp_path, *SMALL, scenario="loss.yaml", rack=rack) for rack in ("local", "simulated"))
+    assert result["weights_sha256"] == simulated["weights_sha256"] != local["weights_sha256"]
+    assert result["history"][0]["members"] == "line of 7: sat-0-3 is out"
+    assert result["verdict"] == "degraded"
+    assert "sat-0-3 was lost in round 1 (signal 9)" in result["verdict_reasons"][0]
 
 
 def test_a_rack_out_of_tolerance_refuses_to_start(time_travel: None, tmp_path: Path) -> None:

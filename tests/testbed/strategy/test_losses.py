@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from testbed.errors import BoardError, LinkError
 from testbed.mission import MissionPlan
@@ -52,6 +54,35 @@ def test_the_others_learn_the_same_whenever_a_satellite_dies(
     assert [round_["attempts"] for round_ in result["rounds"]] == [2, 1]
     assert result["verdict"] == "degraded"
     assert any("sat-0-3 was lost in round 1" in reason for reason in result["verdict_reasons"])
+
+
+@pytest.fixture(scope="module")
+def oracle(simulate: Simulate) -> Callable[[str, int], list[str]]:
+    """What each round's weights are when a satellite dies in a round: from on board, where nothing is sent up."""
+    starts_s = [round_["start_s"] for round_ in simulate("onboard")["rounds"]]
+    known: dict[tuple[str, int], list[str]] = {}
+
+    def digests(node: str, round_: int) -> list[str]:
+        if (node, round_) not in known:
+            known[node, round_] = _digests(simulate("onboard", change=_failing((node, starts_s[round_ - 1] + 1e-6))))
+        return known[node, round_]
+
+    return digests
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    node=st.sampled_from(["sat-0-1", "sat-0-2", "sat-0-6"]),  # 2 has the contact, 1 is its neighbour, 6 is opposite
+    at_s=st.floats(0.0, 3.2),
+    intra_orbit=st.sampled_from(["all-gather", "relay"]),
+)
+def test_no_instant_is_a_bad_one_to_die(
+    simulate: Simulate, oracle: Callable[[str, int], list[str]], node: str, at_s: float, intra_orbit: str
+) -> None:
+    result = simulate("collaborative", {"intra_orbit": intra_orbit}, change=_failing((node, at_s)))
+    lost = [event for event in result["events"] if event["kind"] == "node_lost"]
+    assert len(lost) == 1
+    assert _digests(result) == oracle(node, lost[0]["round"])
 
 
 def test_what_the_ground_has_is_not_sent_again(simulate: Simulate, undisturbed: dict[str, Any]) -> None:
