@@ -19,6 +19,8 @@ from testbed.mission import MissionPlan
 from testbed.transfer.transport import PAYLOAD_SHARE
 
 SPACE_GROUND = frozenset({"up", "down"})
+LAG_S = 5.0
+"""What misses a pass is later than planned by more than this: passes are further apart."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,20 @@ class ChunkPlanner:
         piece_bytes = max((demand.size_bytes for demand in problem.demands), default=1.0)
         schedule = whole(problem, fluid)
         replayed = replay(problem, schedule, piece_bytes)
+        if _falls_behind(schedule, replayed):
+            # Senders do not wait for what is planned next when something else is there: what was planned for the end
+            # of a pass may then miss it.
+            schedule = whole(problem, fluid, spare=1.0)
+            replayed = replay(problem, schedule, piece_bytes)
         if replayed.missing_bytes:
             late = ", ".join(sorted(replayed.missing_bytes)[:3])
             raise FlowError(f"the last contacts are too full: {len(replayed.missing_bytes)} chunks miss them ({late})")
         return Solved(problem, fluid.completion_s, schedule, replayed)
+
+
+def _falls_behind(schedule: Schedule, replayed: Replayed) -> bool:
+    """Whether something misses a pass that it was planned for."""
+    return bool(replayed.missing_bytes) or replayed.completion_s > schedule.completion_s + LAG_S
 
 
 def flow_problem(mission: MissionPlan, demands: Sequence[Demand], now_s: float, over: frozenset[str]) -> Problem:

@@ -25,8 +25,8 @@ class Greedy(FlowScheduler):
     there, though another may be open beside it; what is not through when it ends goes through the one that is first
     then. What cannot get anywhere through it does not wait for it.
 
-    A contact is a link that does not last to the horizon, while it is up; links that do, at whatever rates, are used by
-    everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward).
+    A contact is a link while it is up, unless it is up from now to the horizon: such links, at whatever rates, are used
+    by everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward).
     """
 
     name: ClassVar[str] = "greedy"
@@ -89,7 +89,8 @@ class _Queue:
             index
             for listed in (listed for by_receiver in self._out.values() for listed in by_receiver.values())
             for contact in [self._contact(listed[0])]
-            if contact.end_s >= problem.end_s - TOUCH_S
+            if problem.windows[listed[0]].start_s <= problem.start_s + TOUCH_S
+            and contact.end_s >= problem.end_s - TOUCH_S
             for index in contact.windows
         )
         self._every = frozenset(range(len(problem.windows)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,34 +18,16 @@ TOUCH_S = 1e-6
 """Windows of a link that are no further apart are one pass, in which only its rate changes."""
 
 
-def whole(problem: Problem, schedule: Schedule) -> Schedule:
+def whole(problem: Problem, schedule: Schedule, spare: float = 0.0) -> Schedule:
     """A schedule in which no demand is split, near the fluid one.
 
     In the order in which the fluid plan begins them, demands are placed where they are through first: on one of their
     own ways, not before it was planned; or, when none of those has room in time, on whatever way is earliest then.
     What the end of a pass would cut on the way's first link may be finished by another way into the same node, which
-    has the first part, and on from there as planned. FlowError when a demand finds no room.
+    has the first part, and goes on from there whole. The end of a pass is left free for ``spare`` times as long as the
+    chunk takes that comes last, where there is room elsewhere. FlowError when a demand finds no room.
     """
-    return _Placing(problem, schedule).schedule()
-
-
-class _Link:
-    """One directed link: its passes, each of windows that touch, and from when on it is free."""
-
-    def __init__(self, free_s: float) -> None:
-        self.free_s = free_s
-        self.passes: list[list[tuple[int, Window]]] = []
-
-    def add(self, index: int, window: Window) -> None:
-        """Windows come in order of their starts."""
-        if self.passes and window.start_s <= self.passes[-1][-1][1].end_s + TOUCH_S:
-            self.passes[-1].append((index, window))
-        else:
-            self.passes.append([(index, window)])
-
-    def coming(self, at_s: float) -> Iterator[list[tuple[int, Window]]]:
-        """The passes that are not over."""
-        return (one for one in self.passes if one[-1][1].end_s > at_s)
+    return _Placing(problem, schedule, spare).schedule()
 
 
 @dataclass(frozen=True)
@@ -57,19 +39,77 @@ class _Crossing:
     arrives_s: float
 
 
-def _cross(one: Sequence[tuple[int, Window]], at_s: float, size_bytes: float) -> _Crossing:
-    """As much as one pass carries from ``at_s`` on, before its end."""
-    first = bisect_right([window.end_s for _, window in one], at_s)
+class _Link:
+    """One directed link: its passes, each of windows that touch, and when it is taken."""
+
+    def __init__(self) -> None:
+        self._passes: list[list[tuple[int, Window]]] = []
+        self._taken_s: list[tuple[float, float]] = []
+
+    def add(self, index: int, window: Window) -> None:
+        """Windows come in order of their starts."""
+        if self._passes and window.start_s <= self._passes[-1][-1][1].end_s + TOUCH_S:
+            self._passes[-1].append((index, window))
+        else:
+            self._passes.append([(index, window)])
+
+    def take(self, hop: Hop) -> None:
+        """The link is taken while something crosses it."""
+        insort(self._taken_s, (hop.start_s, hop.end_s))
+
+    def whole(self, at_s: float, size_bytes: float, spare: float) -> _Crossing | None:
+        """The first crossing of so many bytes, from ``at_s`` on, in one pass and in a gap between those that were
+        taken, ``spare`` times its own duration before the pass's end; None when there is none."""
+        while True:
+            crossings = (
+                _cross(one, at_s, size_bytes, spare * size_bytes / one[-1][1].rate_Bps) for one in self._coming(at_s)
+            )
+            crossing = next((c for c in crossings if c.size_bytes >= size_bytes), None)
+            if crossing is None:
+                return None
+            after_s = self._taken_until_s(crossing.hop)
+            if after_s is None:
+                return crossing
+            at_s = after_s
+
+    def begun(self, at_s: float, size_bytes: float) -> _Crossing | None:
+        """As much as the end of the pass lets through that comes first from ``at_s`` on, behind all that it has taken;
+        None when that is nothing, or everything."""
+        one = next(self._coming(at_s), None)
+        if one is None:
+            return None
+        inside = [end_s for _, end_s in self._taken_s if one[0][1].start_s < end_s <= one[-1][1].end_s]
+        crossing = _cross(one, max([at_s, *inside]), size_bytes)
+        return crossing if 0 < crossing.size_bytes < size_bytes * (1 - 1e-9) else None
+
+    def _coming(self, at_s: float) -> Iterator[list[tuple[int, Window]]]:
+        """The passes that are not over."""
+        return (one for one in self._passes if one[-1][1].end_s > at_s)
+
+    def _taken_until_s(self, hop: Hop) -> float | None:
+        """Until when the link is taken by the first that is in the way of a hop; None when nothing is."""
+        before = bisect_left(self._taken_s, (hop.end_s, -math.inf))
+        ends_s = (end_s for _, end_s in self._taken_s[:before] if end_s > hop.start_s)
+        return next(ends_s, None)
+
+
+def _cross(one: Sequence[tuple[int, Window]], at_s: float, size_bytes: float, spare_s: float = 0.0) -> _Crossing:
+    """As much as one pass carries from ``at_s`` until ``spare_s`` before its end. What leaves later than a delay before
+    the end does not arrive."""
+    closes_s = one[-1][1].end_s - one[-1][1].delay_s - spare_s
+    first = min(bisect_right([window.end_s for _, window in one], at_s), len(one) - 1)
     index, window = one[first]
     begins_s = now_s = max(at_s, window.start_s)
     left = size_bytes
     for _, window in one[first:]:
         now_s = max(now_s, window.start_s)
+        until_s = min(window.end_s, closes_s)
         done_s = now_s + left / window.rate_Bps
-        if done_s <= window.end_s:
+        if done_s <= until_s:
             return _Crossing(Hop(index, begins_s, done_s), size_bytes, done_s + window.delay_s)
-        left -= (window.end_s - now_s) * window.rate_Bps
-        now_s = window.end_s
+        if until_s > now_s:
+            left -= (until_s - now_s) * window.rate_Bps
+            now_s = until_s
     return _Crossing(Hop(index, begins_s, now_s), size_bytes - left, now_s + window.delay_s)
 
 
@@ -84,12 +124,13 @@ class _Placed:
 class _Placing:
     """Demands on links, one after the other."""
 
-    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+    def __init__(self, problem: Problem, schedule: Schedule, spare: float) -> None:
         self._problem = problem
+        self._spare = spare
         self._links: dict[tuple[str, str], _Link] = {}
         for index in sorted(range(len(problem.windows)), key=lambda i: problem.windows[i].start_s):
             window = problem.windows[index]
-            link = self._links.setdefault((window.sender, window.receiver), _Link(problem.start_s))
+            link = self._links.setdefault((window.sender, window.receiver), _Link())
             link.add(index, window)
         self._onward: dict[str, list[str]] = defaultdict(list)
         for sender, receiver in sorted(self._links):
@@ -129,25 +170,27 @@ class _Placing:
         )
 
     def _occupy(self, placed: _Placed) -> None:
-        for share in placed.shares:
-            for hop in share.hops:
-                window = self._problem.windows[hop.window]
-                link = self._links[window.sender, window.receiver]
-                link.free_s = max(link.free_s, hop.end_s)
+        for hop in {hop for share in placed.shares for hop in share.hops}:  # of two parts the onward hops are the same
+            window = self._problem.windows[hop.window]
+            self._links[window.sender, window.receiver].take(hop)
 
     def _best(self, demand: Demand) -> _Placed:
-        planned = sorted(self._own[demand.name], key=lambda way: (-way[1], way[0], way[2]))
-        options = [placed for begin_s, _, nodes in planned for placed in self._options(demand, nodes, begin_s)]
-        if not options or min(placed.arrives_s for placed in options) > self._completion_s + self._lag_s(options[0]):
-            # A pass has no room for the last chunk that the fluid plan put half into it.
-            found = self._earliest(demand)
-            options += [] if found is None else self._options(demand, found, 0.0)
+        options = self._found(demand, self._spare) or self._found(demand, 0.0)
         if not options:
             since = clock(min(demand.ready_s.values()))
             raise FlowError(
                 f"no contact left for chunk {demand.name}, ready at {since}: all that were planned are full"
             )
         return min(options, key=lambda placed: placed.arrives_s)
+
+    def _found(self, demand: Demand, spare: float) -> list[_Placed]:
+        planned = sorted(self._own[demand.name], key=lambda way: (-way[1], way[0], way[2]))
+        options = [placed for begin_s, _, nodes in planned for placed in self._options(demand, nodes, begin_s, spare)]
+        if not options or min(placed.arrives_s for placed in options) > self._completion_s + self._lag_s(options[0]):
+            # A pass has no room for the last chunk that the fluid plan put half into it.
+            found = self._earliest(demand, spare)
+            options += [] if found is None else self._options(demand, found, 0.0, spare)
+        return options
 
     def _lag_s(self, placed: _Placed) -> float:
         """What store and forward adds to the fluid time of a way: every link's delay, and the time on all but the
@@ -157,9 +200,9 @@ class _Placing:
         on_links_s = [last.size_bytes / window.rate_Bps for window in windows]
         return sum(window.delay_s for window in windows) + sum(on_links_s) - max(on_links_s) + TOUCH_S
 
-    def _earliest(self, demand: Demand) -> tuple[str, ...] | None:
+    def _earliest(self, demand: Demand, spare: float) -> tuple[str, ...] | None:
         """The way on which the demand is through first as things stand (Dijkstra over time); None without one."""
-        start_s = self._problem.start_s
+        start_s = max(self._problem.start_s, self._not_before_s.get(demand.name, 0.0))
         queue: list[tuple[float, tuple[str, ...]]] = [
             (max(at_s, start_s), (node,)) for node, at_s in demand.ready_s.items()
         ]
@@ -173,7 +216,7 @@ class _Placing:
                 continue
             seen.add(nodes[-1])
             for receiver in self._onward[nodes[-1]]:
-                crossed = self._along((nodes[-1], receiver), demand.size_bytes, at_s)
+                crossed = self._along((nodes[-1], receiver), demand.size_bytes, at_s, spare)
                 if receiver not in seen and crossed is not None:
                     heapq.heappush(queue, (crossed[-1].arrives_s, (*nodes, receiver)))
         return None
@@ -181,50 +224,51 @@ class _Placing:
     def _others(self, demand: Demand) -> list[tuple[str, ...]]:
         return [nodes for nodes in self._every if nodes[0] in demand.ready_s and nodes[-1] == demand.destination]
 
-    def _options(self, demand: Demand, nodes: tuple[str, ...], begins_s: float) -> Iterator[_Placed]:
+    def _options(self, demand: Demand, nodes: tuple[str, ...], begins_s: float, spare: float) -> Iterator[_Placed]:
         """The demand along a way in one piece, and begun on it to be finished on another."""
         not_before_s = self._not_before_s.get(demand.name, 0.0)
         ready_s = max(demand.ready_s[nodes[0]], begins_s, not_before_s, self._problem.start_s)
-        crossed = self._along(nodes, demand.size_bytes, ready_s)
+        crossed = self._along(nodes, demand.size_bytes, ready_s, spare)
         if crossed is not None:
             hops = tuple(crossing.hop for crossing in crossed)
             yield _Placed((Share(demand.name, demand.size_bytes, hops, not_before_s),), crossed[-1].arrives_s)
-        link = self._links[nodes[0], nodes[1]]
-        at_s = max(ready_s, link.free_s)
-        coming = next(link.coming(at_s), None)
-        if coming is None:
-            return
-        begun = _cross(coming, at_s, demand.size_bytes)
-        if begun.size_bytes < demand.size_bytes * (1 - 1e-9) and begun.size_bytes > 0:
-            yield from self._finished(demand, nodes, begun)
+        begun = self._links[nodes[0], nodes[1]].begun(ready_s, demand.size_bytes)
+        if begun is not None:
+            yield from self._finished(demand, nodes, begun, spare)
 
-    def _finished(self, demand: Demand, nodes: tuple[str, ...], begun: _Crossing) -> Iterator[_Placed]:
-        """What a pass's end cut, finished over another way into the same node once that pass is over."""
+    def _finished(self, demand: Demand, nodes: tuple[str, ...], begun: _Crossing, spare: float) -> Iterator[_Placed]:
+        """What a pass's end cut, finished over another way into the same node once that pass is over. From there on it
+        goes whole."""
         for other in self._others(demand):
             at = len(other) - len(nodes) + 1
             if at < 1 or other[at:] != nodes[1:] or other[at - 1] == nodes[0]:
                 continue
             ready_s = max(demand.ready_s[other[0]], self._problem.start_s)
             left = demand.size_bytes - begun.size_bytes
-            crossed = self._along(other, left, ready_s, {at - 1: begun.hop.end_s})
-            if crossed is not None:
-                hops = tuple(crossing.hop for crossing in crossed)
+            finished = self._along(other[: at + 1], left, ready_s, spare, {at - 1: begun.hop.end_s})
+            onward = finished and self._along(nodes[1:], demand.size_bytes, finished[-1].arrives_s, spare)
+            if finished and onward is not None:
+                arrives_s = (onward or finished)[-1].arrives_s
+                over, behind = (tuple(crossing.hop for crossing in part) for part in (finished, onward))
                 not_before_s = self._not_before_s.get(demand.name, 0.0)
-                first = Share(demand.name, begun.size_bytes, (begun.hop, *hops[at:]), not_before_s)
-                yield _Placed((first, Share(demand.name, left, hops, not_before_s)), crossed[-1].arrives_s)
+                first = Share(demand.name, begun.size_bytes, (begun.hop, *behind), not_before_s)
+                yield _Placed((first, Share(demand.name, left, (*over, *behind), not_before_s)), arrives_s)
 
     def _along(
-        self, nodes: tuple[str, ...], size_bytes: float, ready_s: float, opens_s: dict[int, float] | None = None
+        self,
+        nodes: tuple[str, ...],
+        size_bytes: float,
+        ready_s: float,
+        spare: float,
+        opens_s: dict[int, float] | None = None,
     ) -> list[_Crossing] | None:
         """Store and forward along a way, each link in the first pass that takes all of it; None when a link has none.
         ``opens_s`` is from when on a hop may begin."""
         crossed: list[_Crossing] = []
         at_s = ready_s
         for number, link in enumerate(zip(nodes, nodes[1:], strict=False)):
-            found = self._links[link]
-            at_s = max(at_s, found.free_s, (opens_s or {}).get(number, at_s))
-            crossings = (_cross(one, at_s, size_bytes) for one in found.coming(at_s))
-            fitting = next((c for c in crossings if c.size_bytes >= size_bytes), None)
+            at_s = max(at_s, (opens_s or {}).get(number, at_s))
+            fitting = self._links[link].whole(at_s, size_bytes, spare)
             if fitting is None:
                 return None
             crossed.append(fitting)
