@@ -18,6 +18,7 @@ from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join, split
+from testbed.transfer.shelf import ChunkGone
 from testbed.transfer.transport import Delivery, Transport
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Node(ABC):
         self.release: Callable[[ChunkId], None] = lambda identity: None
         """The host's spool forgets a chunk that was handed on or is planned anew: it may come this way again, with
         another route. Only where a chunk stays is it taken just once."""
+        self.lay: Callable[[Chunk], Chunk] = lambda chunk: chunk
+        """The host's store takes a chunk that was made here, or that waits to be planned anew, and gives back the same
+        without its bytes in memory."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = 0
         self._settled = asyncio.Event()
@@ -121,8 +125,8 @@ class Node(ABC):
             if math.isinf(start_s) and math.isinf(until_s):
                 raise LinkError(f"{self.name} -> {peer}: the link plan has no window any more; lengthen `duration`")
             if start_s >= until_s:
+                self.mailbox.put(self.lay(chunk))
                 self.release(chunk.id)
-                self.mailbox.put(chunk)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
             try:
@@ -141,7 +145,8 @@ class Node(ABC):
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """A tensor's bytes as this round's chunks, each with its hash."""
         size = self.plan.scenario.chunk_bytes
-        return split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
+        chunks = split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
+        return [self.lay(chunk) for chunk in chunks]
 
     async def collect(self, tensor: str, phase: str, origin: str, size: int) -> bytes:
         """A tensor's bytes as soon as all of them are here."""
@@ -180,7 +185,7 @@ class Node(ABC):
                 **what,
                 start_s=delivery.start_s,
                 end_s=delivery.end_s,
-                bytes=len(chunk.payload) - delivery.resumed_from,
+                bytes=chunk.size_bytes - delivery.resumed_from,
                 resumed_from=delivery.resumed_from,
             )
         return delivery
@@ -250,6 +255,8 @@ class Node(ABC):
             await work
         except asyncio.CancelledError:
             raise
+        except ChunkGone as gone:
+            self.note("dropped", message=str(gone))
         except Exception as error:
             await self.report("failed", error=type(error).__name__, message=str(error))
 

@@ -98,7 +98,7 @@ class StreamTransport(Transport):
     async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:
         link = self._links.setdefault(peer, _Link())
         async with link.turns.slot(chunk.priority) as slot, self._clock.in_flight():
-            return await self._deliver(link, slot, peer, chunk, not_before_s, until_s)
+            return await self._deliver(link, slot, peer, chunk.loaded(), not_before_s, until_s)
 
     async def _deliver(
         self, link: _Link, slot: Slot, peer: str, chunk: Chunk, not_before_s: float, until_s: float

@@ -110,6 +110,7 @@ async def _hosted() -> AsyncIterator[_Hosted]:
         uid=0,
         gid=0,
         ahead="",
+        work="",
     )
     agent = AgentServicer(seat)
     server = rpc.control_server()
