@@ -19,7 +19,8 @@ from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join, split
 from testbed.transfer.shelf import ChunkGone
-from testbed.transfer.transport import Delivery, Transport
+from testbed.transfer.transport import CHUNKS_IN_FLIGHT, Delivery, Transport
+from testbed.transfer.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +96,7 @@ class Node(ABC):
         self.lay: Callable[[Chunk], Chunk] = lambda chunk: chunk
         """The host's store takes a chunk that was made here, or that waits to be planned anew, and gives back the same
         without its bytes in memory."""
+        self._lanes: dict[str, Turns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = 0
         self._settled = asyncio.Event()
@@ -117,7 +119,14 @@ class Node(ABC):
 
     async def forward(self, chunk: Chunk) -> None:
         """Send a chunk to the next node of its route in the link's next window, or say that its contact was missed (or
-        failed) and keep it."""
+        failed) and keep it. Those that wait for one link are begun by priority, then in the order of the calls: what a
+        pass's end cut goes on first in the next, where a killed process's successor looks for it first."""
+        async with self._lanes.setdefault(chunk.route[0], Turns(CHUNKS_IN_FLIGHT)).slot(chunk.priority) as slot:
+            async with slot:
+                """The turn was for the order alone."""
+            await self._forward(chunk)
+
+    async def _forward(self, chunk: Chunk) -> None:
         peer = chunk.route[0]
         until_s = chunk.until_s(peer)
         while True:

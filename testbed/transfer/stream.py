@@ -23,9 +23,9 @@ from testbed.link.plan import LinkPlan
 from testbed.pki import Credentials
 from testbed.transfer.chunks import Chunk, ChunkId
 from testbed.transfer.connection import Connection, Offer, StandsStill
-from testbed.transfer.exchange import CHUNKS_IN_FLIGHT, ExchangeServer
+from testbed.transfer.exchange import ExchangeServer
 from testbed.transfer.frames import frame_bytes
-from testbed.transfer.transport import Delivery, Recorder, Transport
+from testbed.transfer.transport import CHUNKS_IN_FLIGHT, Delivery, Recorder, Transport
 from testbed.transfer.turns import Slot, Turns
 
 __all__ = ["CHUNKS_IN_FLIGHT", "PUSH_BYTES", "ExchangeServer", "StreamTransport"]

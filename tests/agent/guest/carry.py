@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def payload(index: int, size_bytes: int) -> bytes:
     return random.Random(index).randbytes(min(CHUNK_BYTES, size_bytes - index * CHUNK_BYTES))
 
 
-async def control(plan: Path, addresses: dict[str, str], credentials: Credentials, zero_s: float) -> None:
+async def control(plan: bytes, addresses: dict[str, str], credentials: Credentials, zero_s: float) -> None:
     """Configure and start both agents, then listen; says what they report as failed."""
     from protos.skyrack.v1.agent_pb2 import ConfigureRequest, StartRequest
     from protos.skyrack.v1.agent_pb2_grpc import AgentServiceStub
@@ -66,7 +67,7 @@ async def control(plan: Path, addresses: dict[str, str], credentials: Credential
     for name, address in addresses.items():
         channel = rpc.control_channel(address, name, credentials)
         agent: Any = AgentServiceStub(channel)
-        request = ConfigureRequest(run_id="r", strategy="collaborative", mission_plan_json=plan.read_bytes())
+        request = ConfigureRequest(run_id="r", strategy="collaborative", mission_plan_json=plan)
         await rpc.call(name, agent.Configure, request)
         await rpc.call(name, agent.Start, StartRequest(mission_zero_monotonic_s=zero_s))
         await channel.close()
@@ -108,6 +109,8 @@ def child(work: Callable[[], None]) -> int:
         try:
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return pid
@@ -173,11 +176,17 @@ if __name__ == "__main__":
 
     def look(at_s: float) -> None:
         time.sleep(zero_s + at_s - time.monotonic())
+        say(
+            what="dbg",
+            crossed=received_bytes(boards.pids[SATELLITE]),
+            held=sum(f.stat().st_size for f in (folder / SATELLITE / "chunks/chunks").iterdir()),
+        )
         say(what="look", at_s=at_s, **{name: resident_kib(pid) for name, pid in agents.items()})
 
     agents = {name: host(name) for name in (STATION, SATELLITE)}
     agents_at = {name: management[name] for name in agents}
-    controller = child(lambda: asyncio.run(control(folder / "plan.json", agents_at, issued["controller"], zero_s)))
+    text = (folder / "plan.json").read_bytes()
+    controller = child(lambda: asyncio.run(control(text, agents_at, issued["controller"], zero_s)))
     look(0.0)
     ground = child(give)
     _, status = os.waitpid(ground, 0)
