@@ -176,11 +176,6 @@ if __name__ == "__main__":
 
     def look(at_s: float) -> None:
         time.sleep(zero_s + at_s - time.monotonic())
-        say(
-            what="dbg",
-            crossed=received_bytes(boards.pids[SATELLITE]),
-            held=sum(f.stat().st_size for f in (folder / SATELLITE / "chunks/chunks").iterdir()),
-        )
         say(what="look", at_s=at_s, **{name: resident_kib(pid) for name, pid in agents.items()})
 
     agents = {name: host(name) for name in (STATION, SATELLITE)}
