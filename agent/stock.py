@@ -29,10 +29,6 @@ Accept = Callable[[str, Chunk], None]
 class Stock(Protocol):
     """Where a node's process keeps what it needs."""
 
-    @property
-    def damaged(self) -> int:
-        """Chunks of which a former process's files had lost bytes."""
-
     def open(self, run: str, nodes: tuple[str, ...], accept: Accept) -> Spool:
         """The receiving end of the node's transfers; ``accept`` gets each chunk once."""
 
@@ -61,16 +57,13 @@ class Stock(Protocol):
 class MemoryStock:
     """Nothing outlives the process, and chunks take as much memory as they have bytes."""
 
-    @property
-    def damaged(self) -> int:
-        return 0
-
     def open(self, run: str, nodes: tuple[str, ...], accept: Accept) -> Spool:
         self._spool = Spool(run, accept, nodes=nodes)
         return self._spool
 
     def equip(self, node: Node) -> None:
         node.release = self._spool.forget
+        node.received = self._spool.counts
 
     def recover(self, node: Node) -> int:
         return 0
@@ -101,10 +94,6 @@ class DiskStock:
         self._boot = BOOT_ID.read_text().strip()
         self._store: ChunkStore | None = None
 
-    @property
-    def damaged(self) -> int:
-        return self._store.damaged if self._store is not None else 0
-
     def open(self, run: str, nodes: tuple[str, ...], accept: Accept) -> Spool:
         store = ChunkStore(run, memory_bytes=0, folder=self._folder / "chunks", recent_bytes=RECENT_BYTES)
         self._store, self._shelf = store, Shelf(store)
@@ -119,6 +108,7 @@ class DiskStock:
 
     def equip(self, node: Node) -> None:
         node.release = self._spool.forget
+        node.received = self._spool.counts
         node.lay = self._shelf.lay
 
     def recover(self, node: Node) -> int:

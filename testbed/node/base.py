@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,9 @@ class Node(ABC):
         self.lay: Callable[[Chunk], Chunk] = lambda chunk: chunk
         """The host's store takes a chunk that was made here, or that waits to be planned anew, and gives back the same
         without its bytes in memory."""
+        self.received: Callable[[], Counter[str]] = Counter
+        """What the host's receiving end met, counted."""
+        self._told: Counter[str] = Counter()
         self._lanes: dict[str, Turns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = 0
@@ -213,6 +217,7 @@ class Node(ABC):
     async def settle(self) -> None:
         """Return once every transfer under way has ended and is noted: acknowledgements outlive a round."""
         await self.clock.wait(self._settled.wait())
+        self.tally()
 
     # -- the management plane -------------------------------------------------------------------------------------
 
@@ -222,8 +227,17 @@ class Node(ABC):
 
     async def report(self, kind: str, blob: bytes = b"", **data: Any) -> None:
         """Tell the controller, and wait until it has heard."""
+        self.tally()
         with self.clock.busy():
             await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
+
+    def tally(self) -> None:
+        """Record what both ends of the data plane have met since this was done last: refused, put off, sent again."""
+        now = self.transport.counts + self.received()
+        fresh = now - self._told
+        self._told = now
+        if fresh:
+            self.note("exchange", counts=dict(sorted(fresh.items())))
 
     @abstractmethod
     async def obey(self, order: Order) -> None:

@@ -37,7 +37,7 @@ class StoredChunk(Chunk):
 
     @property
     def payload(self) -> bytes:
-        if self.store.held_bytes(self.key) is None:
+        if not self.store.whole(self.key):
             raise ChunkGone(f"chunk {self.id} was dropped with its round")
         return self.store.chunk(self.key).payload
 

@@ -44,6 +44,12 @@ class Spool:
         self._nodes = nodes
         self.refused: Counter[str] = Counter()
 
+    def counts(self) -> Counter[str]:
+        """``refused`` with its reasons, and ``damaged``: chunks of which a former process's files had lost bytes."""
+        return Counter({f"refused: {reason}": count for reason, count in self.refused.items()}) + Counter(
+            damaged=self._store.damaged
+        )
+
     def offer(self, header: dict[str, Any]) -> int:
         """The byte to go on from: 0 for a new chunk, the size for one already accepted."""
         identity = ChunkId.parse(header["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,7 +33,9 @@ Recorder = Callable[[str, str, Chunk, int], None]
 
 
 class Transport(ABC):
-    """The data plane of one node."""
+    """The data plane of one node. ``counts`` has what its sending end met, by the names that each transport gives."""
+
+    counts: Counter[str]
 
     @abstractmethod
     async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:
