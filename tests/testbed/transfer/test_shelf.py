@@ -88,7 +88,8 @@ def test_what_the_spool_keeps_is_read_from_there_until_it_is_released(tmp_path: 
     (chunk,) = _chunks(1, b"0123456789")
     chunk = chunk.along(("b", "c"))
     store = _store(tmp_path)
-    shelf, here = Shelf(store), []
+    shelf = Shelf(store)
+    here: list[Chunk] = []
 
     def keep(peer: str, arrived: Chunk) -> None:
         spool.keep(arrived.id)
