@@ -193,8 +193,14 @@ class ChunkStore:
 
     def append(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Add bytes to a chunk. Raises :class:`NoRoom`; what was there is there still."""
+        body, header = self._bodies[key], self._bodies[key].description["header"]
         if len(data):
-            self._bodies[key].append(data)
+            body.append(data)
+        if (
+            0 < len(data) == header["size"] <= self.recent_bytes
+            and hashlib.sha256(data).hexdigest() == header["sha256"]
+        ):
+            self._remember(key, bytes(data))  # the whole of it at once: it need not be read back to be checked
 
     def hold(self, key: str, chunk: Chunk, peer: str = "") -> None:
         """Place all of a chunk that was made here. Raises :class:`NoRoom`; nothing of it is here then."""
@@ -204,7 +210,6 @@ class ChunkStore:
         except NoRoom:
             self.drop(key)
             raise
-        self._remember(key, chunk.payload)
 
     def chunk(self, key: str) -> Chunk:
         """A whole chunk, read anew unless it is among the recent ones; IntegrityError when it is not what its header
@@ -279,6 +284,7 @@ class ChunkStore:
         return made
 
     def _remember(self, key: str, payload: bytes) -> None:
+        self._let_fall(key)
         self._recent[key] = payload
         self._recent_used_bytes += len(payload)
         while self._recent_used_bytes > self.recent_bytes:
