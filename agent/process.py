@@ -22,7 +22,8 @@ DATA_DEVICE = "data"
 class Seat:
     """Where a node sits: its addresses, its peers' data addresses, and its credentials.
 
-    ``ahead`` is the folder of features computed ahead, empty on a board of one's own.
+    ``ahead`` is the folder of features computed ahead, empty on a board of one's own. ``work`` is a folder of this
+    node's own, where it keeps what its next process goes on with should this one be killed; empty for memory alone.
     """
 
     node: str
@@ -33,6 +34,7 @@ class Seat:
     credentials: Credentials
     clock: str
     ahead: str
+    work: str
     uid: int
     gid: int
 
@@ -74,6 +76,7 @@ async def _serve(seat: Seat) -> None:
     from testbed import rpc
 
     servicer = AgentServicer(seat)
+    await servicer.resume()
     server = rpc.control_server()
     add_AgentServiceServicer_to_server(servicer, server)
     rpc.bind(server, seat.management_address, rpc.MANAGEMENT_PORT, seat.credentials)

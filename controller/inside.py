@@ -97,6 +97,7 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
                     credentials=authority.issue(name),
                     clock=settings["clock"],
                     ahead=settings["ahead"],
+                    work=str(_folder(Path(settings["work"]) / name, owner)),
                     uid=owner.st_uid,
                     gid=owner.st_gid,
                 )
@@ -125,6 +126,13 @@ def _run(job: Job, settings: dict[str, Any], record: Record) -> dict[str, Any]:
             boards=[vars(fact) for fact in facts],
         )
         return asyncio.run(_fly(job, record, settings, site))
+
+
+def _folder(path: Path, owner: os.stat_result) -> Path:
+    """A folder that is a node's own, which its process must not need our rights to write to."""
+    path.mkdir(parents=True)
+    os.chown(path, owner.st_uid, owner.st_gid)
+    return path
 
 
 @dataclass(frozen=True)

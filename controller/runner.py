@@ -160,6 +160,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "flight_real_time_s": time.monotonic() - started,
         "bytes": traffic.totals(),
         "bytes_by_link": traffic.by_link(),
+        "exchange": traffic.met(),
         "verdict": verdict,
         "verdict_reasons": reasons,
         "weights": weights,

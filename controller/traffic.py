@@ -15,10 +15,13 @@ class TrafficMeter:
     def __init__(self, plan: MissionPlan) -> None:
         self._plan = plan
         self._bytes: Counter[tuple[str, str]] = Counter()
+        self._met: Counter[str] = Counter()
         self._space = frozenset(plan.satellites)
 
     def observe(self, event: dict[str, Any]) -> None:
-        """Take an event into account if it is a transfer."""
+        """Take an event into account if it is a transfer, or says what a node's data plane met."""
+        if event["kind"] == "exchange":
+            self._met.update(event["counts"])
         if event["kind"] in ("transfer", "cut"):
             self._bytes[event["sender"], event["receiver"]] += event["bytes"]
 
@@ -31,6 +34,10 @@ class TrafficMeter:
         learning = self._plan.scenario.learning
         totals["raw_equivalent"] = learning.rounds * learning.samples_per_round * sizes.RAW_BYTES_PER_SAMPLE
         return totals
+
+    def met(self) -> dict[str, int]:
+        """What all nodes' data planes met: cuts, refused, put off and damaged chunks, bytes sent again."""
+        return dict(sorted(self._met.items()))
 
     def by_link(self) -> list[dict[str, Any]]:
         """One row per directed link that carried something."""

@@ -50,6 +50,16 @@ class Metrics:
         self.cuts = self._counter(
             "skyrack_link_cut_transfers_total", "Chunks that a contact's end cut; the next contact resumes them.", link
         )
+        self.exchange_events = self._counter(
+            "skyrack_node_exchange_events_total",
+            "What a node's data plane met: cuts, breaks, dials, put off for room, refused (and why), damaged.",
+            ("node", "event"),
+        )
+        self.exchange_bytes = self._counter(
+            "skyrack_node_exchange_bytes_total",
+            "Payload bytes that a receiver held already: not sent again (resumed), or sent again (resent).",
+            ("node", "event"),
+        )
         self.target_delay = self._gauge(
             "skyrack_link_target_delay_seconds", "One-way delay that the link plan asks for.", link
         )
@@ -89,6 +99,7 @@ class Metrics:
             "activity": self._idle,
             "transfer": self._transfer,
             "cut": self._cut,
+            "exchange": self._exchange,
             "link_change": self._link_change,
             "certificate": self._certificate,
         }
@@ -152,6 +163,12 @@ class Metrics:
     def _carried(self, event: Mapping[str, Any]) -> None:
         sender, receiver = event["sender"], event["receiver"]
         self.link_bytes.labels(sender, receiver, direction(sender, receiver)).inc(event["bytes"])
+
+    def _exchange(self, event: Mapping[str, Any]) -> None:
+        for what, count in event["counts"].items():
+            name = what.removesuffix(" bytes")
+            metric = self.exchange_events if name == what else self.exchange_bytes
+            metric.labels(event["node"], name).inc(count)
 
     def _link_change(self, event: Mapping[str, Any]) -> None:
         self.lateness.labels(event["node"]).observe(max(0.0, event["lateness_ms"]) / 1000)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,9 @@ from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join, split
-from testbed.transfer.transport import Delivery, Transport
+from testbed.transfer.shelf import ChunkGone
+from testbed.transfer.transport import CHUNKS_IN_FLIGHT, Delivery, Transport
+from testbed.transfer.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +101,13 @@ class Node(ABC):
         self.release: Callable[[ChunkId], None] = lambda identity: None
         """The host's spool forgets a chunk that was handed on or is planned anew: it may come this way again, with
         another route. Only where a chunk stays is it taken just once."""
+        self.lay: Callable[[Chunk], Chunk] = lambda chunk: chunk
+        """The host's store takes a chunk that was made here, or that waits to be planned anew, and gives back the same
+        without its bytes in memory."""
+        self.received: Callable[[], Counter[str]] = Counter
+        """What the host's receiving end met, counted."""
+        self._told: Counter[str] = Counter()
+        self._lanes: dict[str, Turns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._orders: set[asyncio.Task[None]] = set()
         self._shared: set[asyncio.Task[None]] = set()
@@ -130,7 +140,8 @@ class Node(ABC):
         identity = ChunkId.parse(header["id"])
         here = self.mailbox.find(identity) or self._passing.get(identity)
         if here is not None:
-            self._pass_on(Chunk.from_header(header, here.payload).onward())
+            anew = here.along(header["route"], keep=bool(header["keep"])).urgent(int(header["priority"]))
+            self._pass_on(anew.within(header["contact_peer"], header["contact_end_s"]).onward())
 
     def _pass_on(self, onward: Chunk) -> None:
         way = (onward.id, onward.route)
@@ -150,7 +161,14 @@ class Node(ABC):
 
     async def forward(self, chunk: Chunk) -> None:
         """Send a chunk to the next node of its route in the link's next window, or say that its contact was missed (or
-        failed) and keep it."""
+        failed) and keep it. Those that wait for one link are begun by priority, then in the order of the calls: what a
+        pass's end cut goes on first in the next, where a killed process's successor looks for it first."""
+        async with self._lanes.setdefault(chunk.route[0], Turns(CHUNKS_IN_FLIGHT)).slot(chunk.priority) as slot:
+            async with slot:
+                """The turn was for the order alone."""
+            await self._forward(chunk)
+
+    async def _forward(self, chunk: Chunk) -> None:
         peer = chunk.route[0]
         until_s = chunk.until_s(peer)
         while True:
@@ -163,8 +181,8 @@ class Node(ABC):
                 await self.report("unreachable", peer=peer, why=why)
                 return
             if start_s >= until_s:
+                self.mailbox.put(self.lay(chunk))
                 self._let_go(chunk)
-                self.mailbox.put(chunk)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
             try:
@@ -191,7 +209,8 @@ class Node(ABC):
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """A tensor's bytes as this round's chunks, each with its hash."""
         size = self.plan.scenario.chunk_bytes
-        return split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
+        chunks = split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
+        return [self.lay(chunk) for chunk in chunks]
 
     def held(self, tensor: str, phase: str, origin: str, size: int) -> list[Chunk]:
         """A tensor's chunks of this round, where all of them are here already; none otherwise."""
@@ -239,7 +258,7 @@ class Node(ABC):
                 **what,
                 start_s=delivery.start_s,
                 end_s=delivery.end_s,
-                bytes=len(chunk.payload) - delivery.resumed_from,
+                bytes=chunk.size_bytes - delivery.resumed_from,
                 resumed_from=delivery.resumed_from,
             )
         return delivery
@@ -258,6 +277,7 @@ class Node(ABC):
     async def settle(self) -> None:
         """Return once every transfer under way has ended and is noted: acknowledgements outlive a round."""
         await self.clock.wait(self._settled.wait())
+        self.tally()
 
     # -- the management plane -------------------------------------------------------------------------------------
 
@@ -268,8 +288,17 @@ class Node(ABC):
     async def report(self, kind: str, blob: bytes = b"", **data: Any) -> None:
         """Tell the controller, and wait until it has heard."""
         data["attempt"] = self.attempt
+        self.tally()
         with self.clock.busy():
             await self.control.report(Report(self.name, kind, self.clock.now(), self.round, data, blob))
+
+    def tally(self) -> None:
+        """Record what both ends of the data plane have met since this was done last: refused, put off, sent again."""
+        now = self.transport.counts + self.received()
+        fresh = now - self._told
+        self._told = now
+        if fresh:
+            self.note("exchange", counts=dict(sorted(fresh.items())))
 
     def take(self, order: Order) -> None:
         """Begin to carry out an order."""
@@ -277,17 +306,23 @@ class Node(ABC):
             self._abandon(order)
             return
         if order.kind == "begin_round":
-            self.round, self.attempt, self.begun_s = order.round, order.attempt, order.begun_s
+            self.enter(order)
             self.mailbox.drop(order.round)
             self._ways = {way for way in self._ways if way[0].round >= order.round}
         task = self.spawn(self.obey(order))
         self._orders.add(task)
         task.add_done_callback(self._orders.discard)
 
+    def enter(self, order: Order) -> None:
+        """Be in an order's round, and attempt at it."""
+        self.round, self.attempt, self.begun_s = order.round, order.attempt, order.begun_s
+        if set(order.lost) - set(self.plan.lost):
+            self.plan = self.plan.without_nodes(order.lost)
+
     def _abandon(self, order: Order) -> None:
         """Stop what was ordered for this attempt at the round and keep what is here: it is begun again without the lost
         nodes. What is only passing through goes on."""
-        self.plan = self.plan.without_nodes(order.lost)
+        self.enter(order)
         for task in (*self._orders, *self._shared):
             task.cancel()
 
@@ -330,6 +365,8 @@ class Node(ABC):
             await work
         except asyncio.CancelledError:
             raise
+        except ChunkGone as gone:
+            self.note("dropped", message=str(gone))
         except Exception as error:
             await self.report("failed", error=type(error).__name__, message=str(error))
 

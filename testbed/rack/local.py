@@ -60,14 +60,18 @@ class LocalRack(Rack):
             "mission": job.mission,
             "clock": "kernel" if self.time_travel else "real",
             "kernel": self.kernel,
+            "work": GUEST_WORK if self._guest else str(folder / WORK),
             "ahead": str(folder / AHEAD) if _helps(job.plan.scenario) else "",
         }
         (folder / "job.json").write_text(json.dumps(settings))
         listener = _Listener(record)
         command = [*self._inside, str(folder / "job.json")]
         log = folder / "rack.log"
-        with _computing_ahead(folder, settings["ahead"], log):
-            code = self._run_inside(command, folder, listener, log)
+        try:
+            with _computing_ahead(folder, settings["ahead"], log):
+                code = self._run_inside(command, folder, listener, log)
+        finally:
+            shutil.rmtree(folder / WORK, ignore_errors=True)
         return listener.result(code, log)
 
     def _run_inside(self, command: Sequence[str], folder: Path, listener: _Listener, log: Path) -> int:
@@ -88,6 +92,10 @@ class LocalRack(Rack):
 
 
 AHEAD = "ahead"
+WORK = "work"
+GUEST_WORK = "/run/skyrack"
+"""A guest ends with its run, and nothing in it can be gone on with: its own memory-backed folder, which belongs to the
+nodes whoever owns the run directory outside, and is as quick as memory."""
 
 
 def _helps(scenario: Scenario) -> bool:

@@ -57,6 +57,7 @@ class SimulatedFleet(Fleet):
                 control=self._control,
             )
             self.nodes[name].release = spool.forget
+            self.nodes[name].received = spool.counts
 
     def _accept(self, name: str, peer: str, chunk: Chunk) -> None:
         self.nodes[name].accept(peer, chunk)

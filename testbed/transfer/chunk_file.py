@@ -47,12 +47,13 @@ class ChunkFile:
     def create(cls, path: Path, description: dict[str, Any]) -> ChunkFile:
         """A new file without data."""
         made = cls(path, description, 0, _START)
+        start = MAGIC + LIVE + _record(DESCRIPTION, json.dumps(description).encode())
         try:
-            _write(path, 0, MAGIC + LIVE, os.O_CREAT | os.O_TRUNC)
-            made.describe(description)
+            _write(path, 0, start, os.O_CREAT | os.O_TRUNC)
         except BoardError:
             path.unlink(missing_ok=True)
             raise
+        made._end = len(start)
         return made
 
     @classmethod
@@ -122,10 +123,14 @@ class ChunkFile:
         self.path.unlink(missing_ok=True)
 
     def _append(self, kind: int, data: bytes | bytearray | memoryview) -> None:
-        head = _HEAD.pack(kind, len(data))
-        crc = _CRC.pack(zlib.crc32(data, zlib.crc32(head)))
-        _write(self.path, self._end, b"".join((head, crc, data)))
-        self._end += len(head) + len(crc) + len(data)
+        record = _record(kind, data)
+        _write(self.path, self._end, record)
+        self._end += len(record)
+
+
+def _record(kind: int, data: bytes | bytearray | memoryview) -> bytes:
+    head = _HEAD.pack(kind, len(data))
+    return b"".join((head, _CRC.pack(zlib.crc32(data, zlib.crc32(head))), data))
 
 
 def _parse(content: bytes) -> tuple[dict[str, Any] | None, list[memoryview], int]:

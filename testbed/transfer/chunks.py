@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from testbed.errors import IntegrityError
@@ -51,7 +51,7 @@ class Chunk:
     id: ChunkId
     count: int
     route: tuple[str, ...]
-    payload: bytes
+    payload: bytes = field(repr=False)
     sha256: str
     keep: bool = False
     contact_peer: str = ""
@@ -60,19 +60,31 @@ class Chunk:
 
     def onward(self) -> Chunk:
         """The same chunk with the first node of its route behind it."""
-        return replace(self, route=self.route[1:])
+        return self._but(route=self.route[1:])
 
     def along(self, route: Sequence[str], keep: bool = False) -> Chunk:
         """The same content on another route."""
-        return replace(self, route=tuple(route), keep=keep)
+        return self._but(route=tuple(route), keep=keep)
 
     def within(self, peer: str, end_s: float) -> Chunk:
         """The same chunk, its hop to ``peer`` bound to the contact that ends at ``end_s``."""
-        return replace(self, contact_peer=peer, contact_end_s=end_s)
+        return self._but(contact_peer=peer, contact_end_s=end_s)
 
     def urgent(self, priority: int) -> Chunk:
         """The same chunk with another priority; a 32-bit number."""
-        return replace(self, priority=priority)
+        return self._but(priority=priority)
+
+    def _but(self, **changes: Any) -> Chunk:
+        return replace(self, **changes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the payload."""
+        return len(self.payload)
+
+    def loaded(self) -> Chunk:
+        """The same chunk with its payload in memory, for as long as it is under way."""
+        return self
 
     def until_s(self, peer: str) -> float:
         """Until when the hop to ``peer`` makes sense (mission time); infinity where no contact was planned for it."""
@@ -87,7 +99,7 @@ class Chunk:
             "keep": self.keep,
             "contact_peer": self.contact_peer,
             "contact_end_s": self.contact_end_s,
-            "size": len(self.payload),
+            "size": self.size_bytes,
             "sha256": self.sha256,
             "priority": self.priority,
         }

@@ -17,10 +17,7 @@ from testbed.transfer import frames as wire
 from testbed.transfer.chunks import ChunkId
 from testbed.transfer.spool import Spool
 from testbed.transfer.store import NoRoom
-from testbed.transfer.transport import ROOM_CHECK_S
-
-CHUNKS_IN_FLIGHT = 4
-"""Offered and not yet durable, per link: enough to keep the link busy while acknowledgements travel."""
+from testbed.transfer.transport import CHUNKS_IN_FLIGHT, ROOM_CHECK_S
 
 _log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ class Outbox:
             self._check()
             if lane.own < self._room_chunks:
                 try:
-                    self._hold(key, peer, chunk)
+                    self._store.hold(key, chunk, peer)
                 except NoRoom:
                     if not any(each.sending for each in self._lanes.values()):
                         raise
@@ -108,14 +108,6 @@ class Outbox:
 
     def _known(self, key: str) -> bool:
         return self._store.done(key) is not None or self._store.held_bytes(key) is not None
-
-    def _hold(self, key: str, peer: str, chunk: Chunk) -> None:
-        self._store.place(key, chunk.header(), peer)
-        try:
-            self._store.append(key, chunk.payload)
-        except NoRoom:
-            self._store.drop(key)
-            raise
 
     def _queue(self, key: str, peer: str) -> None:
         lane = self._lanes.setdefault(peer, _Lane())

@@ -49,6 +49,12 @@ class Spool:
         self._nodes = nodes
         self.refused: Counter[str] = Counter()
 
+    def counts(self) -> Counter[str]:
+        """``refused`` with its reasons, and ``damaged``: chunks of which a former process's files had lost bytes."""
+        return Counter({f"refused: {reason}": count for reason, count in self.refused.items()}) + Counter(
+            damaged=self._store.damaged
+        )
+
     def offer(self, header: dict[str, Any]) -> int:
         """The byte to go on from: 0 for a new chunk, the size for one already accepted."""
         identity = ChunkId.parse(header["id"])
@@ -130,11 +136,14 @@ class Spool:
         return handed
 
     def drop(self, before_round: int) -> None:
-        """Give back the room of partial chunks of earlier rounds: nobody waits for them any more."""
+        """Give back the room of earlier rounds' chunks, kept ones and parts: nobody waits for them any more. What was
+        kept stays accepted."""
         for key in self._store.held(INCOMING):
-            if self._store.kept(key):
+            if ChunkId.parse(self._store.header(key)["id"]).round >= before_round:
                 continue
-            if ChunkId.parse(self._store.header(key)["id"]).round < before_round:
+            if self._store.kept(key):
+                self._store.finish(key)
+            else:
                 self._store.drop(key)
 
     def _accepted(self, key: str, header: dict[str, Any]) -> bool:

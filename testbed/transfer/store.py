@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
@@ -23,10 +24,10 @@ from testbed.transfer.chunk_file import ChunkFile, NoRoom
 from testbed.transfer.chunks import Chunk, ChunkId
 from testbed.transfer.journal import Journal
 
-__all__ = ["INCOMING", "OUTGOING", "ChunkStore", "NoRoom", "incoming", "outgoing"]
+__all__ = ["INCOMING", "OUTGOING", "RESTING", "ChunkStore", "NoRoom", "incoming", "outgoing", "resting"]
 
 FORMAT = 1
-INCOMING, OUTGOING = "in ", "out "
+INCOMING, OUTGOING, RESTING = "in ", "out ", "at "
 """How keys begin."""
 DONE, FORGOTTEN = "done", "forgotten"
 _log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ def incoming(identity: ChunkId) -> str:
 def outgoing(identity: ChunkId, peer: str) -> str:
     """The key of a chunk made here that goes to ``peer``; a chunk may go both ways round a ring."""
     return f"{OUTGOING}{peer} {identity}"
+
+
+def resting(identity: ChunkId) -> str:
+    """The key of a chunk that lies here until somebody says where it goes."""
+    return f"{RESTING}{identity}"
 
 
 class _Body(Protocol):
@@ -100,24 +106,34 @@ class ChunkStore:
 
     A new chunk goes to memory while the whole of it fits into ``memory_bytes``, else to ``folder``, if there is one,
     while it fits into ``disk_bytes``. So ``memory_bytes=0`` with a folder is a store that survives its process. Of a
-    chunk that is through, its key and digest are kept (some 300 bytes), never its payload.
+    chunk that is through, its key and digest are kept (some 300 bytes), never its payload. Of whole chunks that were
+    written or read last, ``recent_bytes`` are in memory beside the folder: most go on as soon as they have come.
 
     ``damaged`` counts chunks of which a former process's files lost bytes. Raises IntegrityError when the folder
     holds another run's chunks, BoardError when another process uses it.
     """
 
     def __init__(
-        self, run: str, *, memory_bytes: float, folder: Path | None = None, disk_bytes: float = math.inf
+        self,
+        run: str,
+        *,
+        memory_bytes: float,
+        folder: Path | None = None,
+        disk_bytes: float = math.inf,
+        recent_bytes: float = 0,
     ) -> None:
         self.run = run
         self.memory_bytes = memory_bytes
         self.disk_bytes = disk_bytes
+        self.recent_bytes = recent_bytes
         self.memory_used_bytes = 0
         self.disk_used_bytes = 0
         self.damaged = 0
         self._bodies: dict[str, _Body] = {}
         self._done: dict[str, str] = {}
         self._kept: set[str] = set()
+        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._recent_used_bytes = 0
         self._folder: Path | None = None
         self._journal: Journal | None = None
         self._lock = -1
@@ -127,8 +143,8 @@ class ChunkStore:
     # -- one chunk ------------------------------------------------------------------------------------------------
 
     def held(self, kind: str) -> list[str]:
-        """The keys of :data:`INCOMING` or :data:`OUTGOING` chunks that are here, or a part of them, in the order of
-        their identities."""
+        """The keys of :data:`INCOMING`, :data:`OUTGOING` or :data:`RESTING` chunks that are here, or a part of them, in
+        the order of their identities."""
         keys = [key for key in self._bodies if key.startswith(kind)]
         return sorted(keys, key=lambda key: ChunkId.parse(self._bodies[key].description["header"]["id"]))
 
@@ -177,15 +193,36 @@ class ChunkStore:
 
     def append(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Add bytes to a chunk. Raises :class:`NoRoom`; what was there is there still."""
+        body, header = self._bodies[key], self._bodies[key].description["header"]
         if len(data):
-            self._bodies[key].append(data)
+            body.append(data)
+        if (
+            0 < len(data) == header["size"] <= self.recent_bytes
+            and hashlib.sha256(data).hexdigest() == header["sha256"]
+        ):
+            self._remember(key, bytes(data))  # the whole of it at once: it need not be read back to be checked
+
+    def hold(self, key: str, chunk: Chunk, peer: str = "") -> None:
+        """Place all of a chunk that was made here. Raises :class:`NoRoom`; nothing of it is here then."""
+        self.place(key, chunk.header(), peer)
+        try:
+            self.append(key, chunk.payload)
+        except NoRoom:
+            self.drop(key)
+            raise
 
     def chunk(self, key: str) -> Chunk:
-        """A whole chunk, read anew; IntegrityError when it is not what its header says."""
+        """A whole chunk, read anew unless it is among the recent ones; IntegrityError when it is not what its header
+        says."""
         body = self._bodies[key]
-        payload, header = body.read(), body.description["header"]
+        header = body.description["header"]
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return Chunk.from_header(header, self._recent[key])
+        payload = body.read()
         if len(payload) != header["size"] or hashlib.sha256(payload).hexdigest() != header["sha256"]:
             raise IntegrityError(f"chunk {header['id']} is damaged: its bytes are not those that its header announces")
+        self._remember(key, payload)
         return Chunk.from_header(header, payload)
 
     def sync(self, key: str) -> None:
@@ -246,7 +283,18 @@ class ChunkStore:
         self.disk_used_bytes += size_bytes
         return made
 
+    def _remember(self, key: str, payload: bytes) -> None:
+        self._let_fall(key)
+        self._recent[key] = payload
+        self._recent_used_bytes += len(payload)
+        while self._recent_used_bytes > self.recent_bytes:
+            self._let_fall(next(iter(self._recent)))
+
+    def _let_fall(self, key: str) -> None:
+        self._recent_used_bytes -= len(self._recent.pop(key, b""))
+
     def _release(self, key: str) -> None:
+        self._let_fall(key)
         body = self._bodies.pop(key)
         self._kept.discard(key)
         size_bytes = body.description["header"]["size"]

@@ -23,9 +23,9 @@ from testbed.link.plan import LinkPlan
 from testbed.pki import Credentials
 from testbed.transfer.chunks import Chunk, ChunkId
 from testbed.transfer.connection import Connection, Offer, StandsStill
-from testbed.transfer.exchange import CHUNKS_IN_FLIGHT, ExchangeServer
+from testbed.transfer.exchange import ExchangeServer
 from testbed.transfer.frames import frame_bytes
-from testbed.transfer.transport import Delivery, Recorder, Transport
+from testbed.transfer.transport import CHUNKS_IN_FLIGHT, Delivery, Recorder, Transport
 from testbed.transfer.turns import Slot, Turns
 
 __all__ = ["CHUNKS_IN_FLIGHT", "PUSH_BYTES", "ExchangeServer", "StreamTransport"]
@@ -98,7 +98,7 @@ class StreamTransport(Transport):
     async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:
         link = self._links.setdefault(peer, _Link())
         async with link.turns.slot(chunk.priority) as slot, self._clock.in_flight():
-            return await self._deliver(link, slot, peer, chunk, not_before_s, until_s)
+            return await self._deliver(link, slot, peer, chunk.loaded(), not_before_s, until_s)
 
     async def _deliver(
         self, link: _Link, slot: Slot, peer: str, chunk: Chunk, not_before_s: float, until_s: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ PAYLOAD_SHARE = 0.94
 """Part of a link's rate that chunk bytes get: TCP's 1448 of 1514 octets a frame (RFC 7323 timestamps on), less TLS
 records, HTTP/2 frames and acknowledgements of the other direction. Used for predictions only, never for measuring."""
 
+CHUNKS_IN_FLIGHT = 4
+"""Offered and not yet durable, per link: enough to keep the link busy while acknowledgements travel."""
 ROOM_CHECK_S = 1.0
 """How often a receiver asks its own disk whether what it put off has room now; no byte crosses a link for it."""
 
@@ -30,7 +33,9 @@ Recorder = Callable[[str, str, Chunk, int], None]
 
 
 class Transport(ABC):
-    """The data plane of one node."""
+    """The data plane of one node. ``counts`` has what its sending end met, by the names that each transport gives."""
+
+    counts: Counter[str]
 
     @abstractmethod
     async def deliver(self, peer: str, chunk: Chunk, *, not_before_s: float, until_s: float) -> Delivery:

@@ -35,9 +35,12 @@ def time_travel_kernel() -> GuestKernel:
 
 @pytest.fixture(scope="session")
 def guest_script(root: Path, tmp_path_factory: pytest.TempPathFactory) -> GuestScript:
-    """``guest_script(kernel, "name.py", *arguments, binds=[])``: its JSON lines. It must end with exit code 0."""
+    """``guest_script(kernel, "name.py", *arguments, binds=[], memory_mb=256)``: its JSON lines. It must end with exit
+    code 0."""
 
-    def run(kernel: GuestKernel, name: str, *arguments: str, binds: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    def run(
+        kernel: GuestKernel, name: str, *arguments: str, binds: Sequence[Path] = (), memory_mb: int = 256
+    ) -> list[dict[str, Any]]:
         lines: list[str] = []
         log = tmp_path_factory.mktemp("guest") / "log"
         code = run_in_guest(
@@ -46,7 +49,7 @@ def guest_script(root: Path, tmp_path_factory: pytest.TempPathFactory) -> GuestS
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
             binds=[root, *binds],
-            memory_mb=256,
+            memory_mb=memory_mb,
             on_line=lines.append,
             log_path=log,
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -91,7 +93,7 @@ class _Hosted:
 
 
 @asynccontextmanager
-async def _hosted() -> AsyncIterator[_Hosted]:
+async def _hosted(work: str = "") -> AsyncIterator[_Hosted]:
     """A ground station's agent and a controller, on two addresses of the loopback."""
     authority, desk = RunAuthority("r"), _Desk()
     reports = rpc.control_server()
@@ -110,8 +112,10 @@ async def _hosted() -> AsyncIterator[_Hosted]:
         uid=0,
         gid=0,
         ahead="",
+        work=work,
     )
     agent = AgentServicer(seat)
+    await agent.resume()
     server = rpc.control_server()
     add_AgentServiceServicer_to_server(agent, server)
     rpc.bind(server, STATION, rpc.MANAGEMENT_PORT, seat.credentials)
@@ -214,5 +218,53 @@ def test_a_station_keeps_a_chunk_that_no_contact_takes_and_says_so() -> None:
             answer = await hosted.stub.Shutdown(ShutdownRequest(), timeout=30)
             assert hosted.agent.ended.is_set()
             assert answer.data_sent_bytes >= 0
+
+    _fly(work())
+
+
+def test_the_next_process_goes_on_with_what_a_former_one_was_told_and_had_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    # One that is not above the station before long, however slow this test is.
+    starts_s = {c.satellite: c.start_s for c in reversed(_plan().contacts) if c.station == NODE}
+    satellite = max(starts_s, key=lambda name: starts_s[name])
+    assert starts_s[satellite] > 600
+    waiting, late = split(bytes(9_000), 5_000, run="r", round=2, phase="down", origin="sat-0-1", tensor="feature")
+    waiting = waiting.along((NODE, satellite)).within(satellite, 1e9)
+    late = late.along((NODE, satellite)).within(satellite, -1.0)
+
+    async def give(hosted: _Hosted, zero_s: float, *chunks: Any) -> None:
+        clock = KernelClock()
+        clock.start(zero_s)
+        links, credentials = _plan().link_plans["ground"], hosted.authority.issue("ground")
+        ground = StreamTransport("ground", links, {NODE: STATION}, credentials, clock, lambda peer, why: None)
+        for chunk in chunks:
+            await ground.deliver(NODE, chunk, not_before_s=0.0, until_s=1e9)
+        await ground.close()
+
+    async def work() -> None:
+        zero_s = monotonic_s()
+        async with _hosted(str(first)) as hosted:
+            await hosted.configure()
+            await hosted.stub.Start(StartRequest(mission_zero_monotonic_s=zero_s), timeout=30)
+            await hosted.stub.Obey(request_of(Order("begin_round", 2)), timeout=30)
+            await give(hosted, zero_s, waiting, late)
+            assert (await hosted.desk.urgent.get()).kind == "undelivered"
+            shutil.copytree(first, second)  # what kill -9 would leave at this moment
+        assert list(first.iterdir()) == []  # and what an ordered end leaves
+        with socket.create_server(("", 0)) as probe:  # one process hosts both here, and the first one's metrics stay
+            monkeypatch.setattr(rpc, "METRICS_PORT", probe.getsockname()[1])
+        async with _hosted(str(second)) as hosted:
+            lying = set((second / "chunks" / "chunks").iterdir())
+            assert len(lying) == 2
+            await give(hosted, zero_s, waiting, late)
+            event = await hosted.desk.urgent.get()
+            assert (event.kind, event.round) == ("undelivered", 2)  # what was told before is not told again
+            assert str(late.id) in event.data_json.decode()
+            assert hosted.desk.urgent.empty()
+            assert set((second / "chunks" / "chunks").iterdir()) == lying  # one copy of each, as before
+            await hosted.stub.Obey(request_of(Order("begin_round", 3)), timeout=30)
+            assert [path.stat().st_size for path in (second / "chunks" / "chunks").iterdir()] == []
 
     _fly(work())

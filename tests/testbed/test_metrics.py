@@ -81,6 +81,8 @@ def test_events_move_the_series() -> None:
         {"kind": "state", "node": "sat-0-1", "mission_s": 1.5, "state": "compute", "what": "embed"},
         {"kind": "transfer", "node": "sat-0-1", "mission_s": 3.0, "bytes": 1000, **link},
         {"kind": "cut", "node": "sat-0-1", "mission_s": 4.0, "bytes": 500, **link},
+        {"kind": "exchange", "node": "sat-0-1", "mission_s": 4.2, "counts": {"resent bytes": 7, "refused: gap": 1}},
+        {"kind": "exchange", "node": "sat-0-1", "mission_s": 4.4, "counts": {"resent bytes": 5, "cuts": 2}},
         {"kind": "link_change", "node": "sat-0-1", "mission_s": 4.5, "lateness_ms": 2.0},
         {
             "kind": "certificate",
@@ -103,6 +105,9 @@ def test_events_move_the_series() -> None:
     assert sample['skyrack_link_payload_bytes_total{direction="up",receiver="svalbard",sender="sat-0-1"}'] == 1500
     assert sample[f"skyrack_link_transfers_total{labels}"] == 1
     assert sample[f"skyrack_link_cut_transfers_total{labels}"] == 1
+    assert sample['skyrack_node_exchange_bytes_total{event="resent",node="sat-0-1"}'] == 12
+    assert sample['skyrack_node_exchange_events_total{event="refused: gap",node="sat-0-1"}'] == 1
+    assert sample['skyrack_node_exchange_events_total{event="cuts",node="sat-0-1"}'] == 2
     # 12.1 ms and 8 Mbit/s in base units.
     assert sample[f"skyrack_link_measured_delay_seconds{labels}"] == pytest.approx(0.0121)
     assert sample[f"skyrack_link_target_rate_bytes_per_second{labels}"] == 1e6
