@@ -1,13 +1,18 @@
-"""Chunks of 1 MiB over gRPC with mutual TLS, as nodes send them, against bare TCP and TCP with TLS.
+"""Chunks of 1 MiB over gRPC, as nodes send them, against sockets that do as much of the work or less.
 
-On this host's kernel (root): two processes over a veth pair between namespaces, and over loopback; all three in turn,
-so that what the host does meanwhile falls on each. In a time-travel guest, where processor time does not count: over a
+The stream in the clear against TCP, and the stream with mutual TLS, which is what the product has, against TCP with TLS.
+Peers beside them say where the rest goes: TCP whose receiver checks a SHA-256 of each chunk, as the stream's does, and
+gRPC alone, that is bytes in messages and nothing made of them.
+
+On this host's kernel (root): two processes over a veth pair between namespaces, and over loopback; all in turn, so that
+what the host does meanwhile falls on each. In a time-travel guest, where processor time does not count: over a
 link of 20 ms and 200 Mbit/s. And there, with gaps between contacts, the time from a contact's start to its first byte.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import os
@@ -21,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -41,8 +47,21 @@ GAPS = ((60.0, 21), (4800.0, 21))
 """Seconds between contacts, and how many there are; the first has nothing before it."""
 VETH_GOAL, LOOPBACK_GOAL, LINK_GOAL, CPU_GOAL = 0.9, 0.6, 0.9, 2.5
 VETH_ADDRESSES = ("10.79.0.1", "10.79.0.2")
-MODES = ("tcp", "tls", "grpc")
-NAME = {"tcp": "TCP", "tls": "TCP with TLS", "grpc": "gRPC with mTLS"}
+NAME = {
+    "tcp": "TCP",
+    "tcp+sha": "TCP with SHA-256",
+    "tls": "TCP with TLS",
+    "tls+sha": "TCP with TLS and SHA-256",
+    "grpc": "gRPC alone",
+    "grpc+tls": "gRPC alone with mTLS",
+    "clear": "stream without TLS",
+    "stream": "stream with mTLS",
+}
+MODES = tuple(NAME)
+LINK_MODES = ("tcp", "tls", "stream")
+CLAIMS = (("clear", "tcp"), ("stream", "tls"))
+BESIDE = (("clear", "tcp+sha"), ("clear", "grpc"), ("stream", "tls+sha"), ("stream", "grpc+tls"), ("grpc", "tcp"))
+"""Where the distance to the goal lies; no goals themselves."""
 
 
 def rows() -> Iterator[Row]:
@@ -59,11 +78,11 @@ def rows() -> Iterator[Row]:
     if not kernel.time_travel:
         return
     took_s = {line["mode"]: line["wall_s"] for line in _in_guest(kernel, [__file__, "link"])}
-    for mode in MODES:
+    for mode in LINK_MODES:
         # Framed: of 1514 octets on the wire 1448 are payload.
         share = LINK_CHUNKS * CHUNK_BYTES * 8 / took_s[mode] / (LINK_BPS * 1448 / 1514)
         name = f"{NAME[mode]} over {LINK_DELAY_MS:g} ms, {LINK_BPS / 1e6:g} Mbit/s (guest): share of goodput"
-        yield Row(name, share, "ratio", *((LINK_GOAL, share >= LINK_GOAL) if mode == "grpc" else (None, None)))
+        yield Row(name, share, "ratio", *((LINK_GOAL, share >= LINK_GOAL) if mode == "stream" else (None, None)))
     for gap_s, contacts in GAPS:
         yield from _first_bytes(kernel, gap_s, contacts)
 
@@ -81,12 +100,16 @@ def _against_tcp(where: str, goal: float, lines: list[dict[str, Any]]) -> Iterat
         mine, theirs = ([line[key] for line in lines if line["mode"] == name] for name in (mode, peer))
         return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
 
-    speed = ratio("wall_s", "tcp", "grpc")
-    yield Row(f"gRPC stream against TCP, {where}: speed", speed, "ratio", goal, speed >= goal)
-    cost = ratio("cpu_s", "grpc", "tcp")
-    yield Row(f"gRPC stream against TCP, {where}: CPU", cost, "ratio", CPU_GOAL, cost <= CPU_GOAL)
-    yield Row(f"gRPC stream against TCP with TLS, {where}: speed", ratio("wall_s", "tls", "grpc"), "ratio", None, None)
-    yield Row(f"gRPC stream against TCP with TLS, {where}: CPU", ratio("cpu_s", "grpc", "tls"), "ratio", None, None)
+    for pairs, goals in ((CLAIMS, (goal, CPU_GOAL)), (BESIDE, None)):
+        for mine, theirs in pairs:
+            name = f"{NAME[mine]} against {NAME[theirs]}, {where}"
+            speed, cost = ratio("wall_s", theirs, mine), ratio("cpu_s", mine, theirs)
+            if goals is None:
+                yield Row(f"{name}: speed", speed, "ratio", None, None)
+                yield Row(f"{name}: CPU", cost, "ratio", None, None)
+            else:
+                yield Row(f"{name}: speed", speed, "ratio", goals[0], speed >= goals[0])
+                yield Row(f"{name}: CPU", cost, "ratio", goals[1], cost <= goals[1])
 
 
 def _first_bytes(kernel: Any, gap_s: float, contacts: int) -> Iterator[Row]:
@@ -153,8 +176,10 @@ def _main(where: str) -> None:
             shaper.install()
             shaper.send(shaper.encode([(peer, state)]))
         ends = _Ends((boards.netns["a"], boards.netns["b"]), boards.address("b"), LINK_CHUNKS, LINK_BPS)
+    modes = LINK_MODES if where == "link" else MODES
     for number in range(1 if where == "link" else ROUNDS):
-        for mode in MODES[number % len(MODES) :] + MODES[: number % len(MODES)]:
+        turn = number % len(modes)
+        for mode in modes[turn:] + modes[:turn]:
             wall_s, cpu_s = _once(mode, ends, 7100 + number)
             print(json.dumps({"mode": mode, "wall_s": wall_s, "cpu_s": cpu_s}), flush=True)  # noqa: T201
 
@@ -231,7 +256,21 @@ def _context(credentials: Any, purpose: ssl.Purpose) -> ssl.SSLContext:
     return context
 
 
-def _socket_receive(wrap: Callable[[socket.socket], socket.socket], ends: _Ends, port: int, told: Any) -> Any:
+def _leave(chunk: bytearray) -> None:
+    """Make nothing of what came."""
+
+
+def _digest(chunk: bytearray) -> None:
+    hashlib.sha256(chunk).hexdigest()
+
+
+def _socket_receive(
+    wrap: Callable[[socket.socket], socket.socket],
+    ends: _Ends,
+    port: int,
+    told: Any,
+    take: Callable[[bytearray], None] = _leave,
+) -> Any:
     with socket.create_server((ends.address, port)) as listener:
         told()
         connection, _ = listener.accept()
@@ -239,9 +278,11 @@ def _socket_receive(wrap: Callable[[socket.socket], socket.socket], ends: _Ends,
     connection.recv(1)
     begun_s = _cpu_s()
     buffer = bytearray(CHUNK_BYTES)
-    left = ends.count * CHUNK_BYTES
-    while left:
-        left -= connection.recv_into(buffer)
+    for _ in range(ends.count):
+        rest = memoryview(buffer)
+        while rest:
+            rest = rest[connection.recv_into(rest) :]
+        take(buffer)
     connection.sendall(b".")
     return {"cpu_s": _cpu_s() - begun_s}
 
@@ -262,8 +303,8 @@ def _tcp_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
     return _socket_send(lambda plain: plain, ends, port)
 
 
-def _tcp_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return _socket_receive(lambda plain: plain, ends, port, told)
+def _tcp_receive(take: Callable[[bytearray], None], ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+    return _socket_receive(lambda plain: plain, ends, port, told, take)
 
 
 def _tls_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
@@ -271,31 +312,117 @@ def _tls_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
     return _socket_send(lambda plain: context.wrap_socket(plain, server_hostname="b"), ends, port)
 
 
-def _tls_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+def _tls_receive(take: Callable[[bytearray], None], ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
     context = _context(credentials, ssl.Purpose.CLIENT_AUTH)
-    return _socket_receive(lambda plain: context.wrap_socket(plain, server_side=True), ends, port, told)
+    return _socket_receive(lambda plain: context.wrap_socket(plain, server_side=True), ends, port, told, take)
 
 
-def _grpc_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_stream_send(ends, port, credentials))
-
-
-def _grpc_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_stream_receive(ends, port, credentials, told))
-
-
-async def _stream_send(ends: _Ends, port: int, credentials: Any) -> Any:
+def _dial_with_tls(address: str, port: int, credentials: Any) -> Any:
     from testbed import rpc
+
+    rpc.DATA_PORT = port
+    return rpc.data_channel(address, "b", credentials)
+
+
+def _dial_in_the_clear(address: str, port: int, credentials: Any) -> Any:
+    from grpc import aio
+
+    from testbed import rpc
+
+    return aio.insecure_channel(f"{address}:{port}", options=[*rpc.DATA_OPTIONS, *rpc.DATA_CHANNEL_OPTIONS])
+
+
+def _bind_with_tls(server: Any, address: str, port: int, credentials: Any) -> None:
+    from testbed import rpc
+
+    rpc.bind(server, address, port, credentials)
+
+
+def _bind_in_the_clear(server: Any, address: str, port: int, credentials: Any) -> None:
+    server.add_insecure_port(f"{address}:{port}")
+
+
+_Dial = Callable[[str, int, Any], Any]
+_Bind = Callable[[Any, str, int, Any], None]
+
+
+def _grpc_send(dial: _Dial, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+    return asyncio.run(_messages_send(dial, ends, port, credentials))
+
+
+def _grpc_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+    return asyncio.run(_messages_receive(bind, ends, port, credentials, told))
+
+
+def _ours_send(dial: _Dial, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+    return asyncio.run(_stream_send(dial, ends, port, credentials))
+
+
+def _ours_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+    return asyncio.run(_stream_receive(bind, ends, port, credentials, told))
+
+
+async def _messages_send(dial: _Dial, ends: _Ends, port: int, credentials: Any) -> Any:
+    channel = dial(ends.address, port, credentials)
+    call = channel.stream_stream("/bench/Messages")()
+    await call.initial_metadata()
+    chunks = [os.urandom(CHUNK_BYTES) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    begun_s, cpu_s = time.perf_counter(), _cpu_s()
+    for number in range(ends.count):
+        await call.write(chunks[number % len(chunks)])
+    await call.read()
+    result = {"wall_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - cpu_s}
+    await channel.close()
+    return result
+
+
+async def _messages_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+    import grpc
+
+    from testbed import rpc
+
+    result: dict[str, float] = {}
+    ended = asyncio.Event()
+
+    async def take(messages: Any, context: Any) -> None:
+        await context.send_initial_metadata(())
+        begun_s = _cpu_s()
+        for _ in range(ends.count):
+            await context.read()
+        result["cpu_s"] = _cpu_s() - begun_s
+        await context.write(b".")
+        ended.set()
+
+    server = rpc.data_server()
+    method = {"Messages": grpc.stream_stream_rpc_method_handler(take)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", method),))
+    bind(server, ends.address, port, credentials)
+    await server.start()
+    told()
+    await ended.wait()
+    await asyncio.sleep(0.2)  # the answer leaves
+    await server.stop(grace=0)
+    return result
+
+
+async def _stream_send(dial: _Dial, ends: _Ends, port: int, credentials: Any) -> Any:
     from testbed.clock import KernelClock, monotonic_s
     from testbed.link.plan import LinkPlan, LinkState
     from testbed.transfer.chunks import split
+    from testbed.transfer.connection import Connection
     from testbed.transfer.stream import CHUNKS_IN_FLIGHT, StreamTransport
 
-    rpc.DATA_PORT = port
+    class Dialling(StreamTransport):
+        """The product's, but for how it dials."""
+
+        def _dial(self, peer: str) -> Connection:
+            return Connection(dial(ends.address, port, credentials))
+
     clock = KernelClock()
     clock.start(monotonic_s())
     plan = LinkPlan("a", {"b": (LinkState(0.0, LINK_DELAY_MS, ends.rate_bps, 0.0, 64),)})
-    transport = StreamTransport("a", plan, {"b": ends.address}, credentials, clock, lambda peer, why: None)
+    transport = Dialling("a", plan, {"b": ends.address}, credentials, clock, lambda peer, why: None)
     await transport.open()
     # Hashing is the work of who cuts a tensor, and done before. Few payloads under many names need little memory.
     pieces = split(
@@ -318,7 +445,7 @@ async def _stream_send(ends: _Ends, port: int, credentials: Any) -> Any:
     return result
 
 
-async def _stream_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
+async def _stream_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
     from testbed import rpc
     from testbed.transfer.spool import Spool
     from testbed.transfer.stream import ExchangeServer
@@ -334,7 +461,7 @@ async def _stream_receive(ends: _Ends, port: int, credentials: Any, told: Any) -
 
     server = rpc.data_server()
     server.add_generic_rpc_handlers((ExchangeServer("b", Spool("r", accepted)).handler(),))
-    rpc.bind(server, ends.address, port, credentials)
+    bind(server, ends.address, port, credentials)
     await server.start()
     told()
     await ended.wait()
@@ -344,10 +471,15 @@ async def _stream_receive(ends: _Ends, port: int, credentials: Any, told: Any) -
     return result
 
 
-_PROGRAMS = {
-    "tcp": (_tcp_send, _tcp_receive),
-    "tls": (_tls_send, _tls_receive),
-    "grpc": (_grpc_send, _grpc_receive),
+_PROGRAMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "tcp": (_tcp_send, partial(_tcp_receive, _leave)),
+    "tcp+sha": (_tcp_send, partial(_tcp_receive, _digest)),
+    "tls": (_tls_send, partial(_tls_receive, _leave)),
+    "tls+sha": (_tls_send, partial(_tls_receive, _digest)),
+    "grpc": (partial(_grpc_send, _dial_in_the_clear), partial(_grpc_receive, _bind_in_the_clear)),
+    "grpc+tls": (partial(_grpc_send, _dial_with_tls), partial(_grpc_receive, _bind_with_tls)),
+    "clear": (partial(_ours_send, _dial_in_the_clear), partial(_ours_receive, _bind_in_the_clear)),
+    "stream": (partial(_ours_send, _dial_with_tls), partial(_ours_receive, _bind_with_tls)),
 }
 
 if __name__ == "__main__":
