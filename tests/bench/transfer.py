@@ -1,6 +1,6 @@
 """Chunks of 1 MiB over gRPC, as nodes send them, against sockets that do as much of the work or less.
 
-The stream in the clear against TCP, and the stream with mutual TLS, which is what the product has, against TCP with TLS.
+The stream in the clear against TCP; the stream with mutual TLS, and the product has no other, against TCP with TLS.
 Peers beside them say where the rest goes: TCP whose receiver checks a SHA-256 of each chunk, as the stream's does, and
 gRPC alone, that is bytes in messages and nothing made of them.
 
@@ -11,23 +11,13 @@ link of 20 ms and 200 Mbit/s. And there, with gaps between contacts, the time fr
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
-import math
 import os
-import resource
-import socket
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import cycle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +25,12 @@ from testbed.errors import RackError
 from testbed.rack.kernel import find_guest_kernel
 from testbed.rack.uml import GUEST_ENVIRONMENT, run_in_guest
 from tests.bench.row import Row
+from tests.bench.transfer_ends import CHUNK_BYTES, LINK_DELAY_MS, PROGRAMS, Ends
 
 ROOT = Path(__file__).resolve().parents[2]
-CHUNK_BYTES = 1 << 20
 CHUNKS = 384
 ROUNDS = 5
-LINK_BPS, LINK_DELAY_MS = 200e6, 20.0
+LINK_BPS = 200e6
 LINK_CHUNKS = 150
 """6 s of the link: TCP's start, a few round trips, is 2 % of it."""
 GAPS = ((60.0, 21), (4800.0, 21))
@@ -149,25 +139,15 @@ def _in_guest(kernel: Any, script: Sequence[str]) -> list[dict[str, Any]]:
 # -- on the kernel that is measured -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Ends:
-    """Where the two processes are: namespaces to enter (or none), and the receiver's address."""
-
-    namespaces: tuple[int, ...]
-    address: str
-    count: int
-    rate_bps: float
-
-
 def _main(where: str) -> None:
     from agent.netem import Shaper
     from testbed.link.plan import LinkState, queue_limit_packets
     from tests.agent.guest.boards import Boards
 
     if where == "loopback":
-        ends = _Ends((), "127.0.0.1", CHUNKS, 10e9)
+        ends = Ends((), "127.0.0.1", CHUNKS, 10e9)
     elif where == "veth":
-        ends = _Ends(_veth(), VETH_ADDRESSES[1], CHUNKS, 10e9)
+        ends = Ends(_veth(), VETH_ADDRESSES[1], CHUNKS, 10e9)
     else:
         boards = Boards(["a", "b"])
         state = LinkState(0.0, LINK_DELAY_MS, LINK_BPS, 0.0, queue_limit_packets(LINK_BPS, LINK_DELAY_MS))
@@ -175,7 +155,7 @@ def _main(where: str) -> None:
             shaper = Shaper("data", {peer: boards.address(peer)}, boards.netns[node])
             shaper.install()
             shaper.send(shaper.encode([(peer, state)]))
-        ends = _Ends((boards.netns["a"], boards.netns["b"]), boards.address("b"), LINK_CHUNKS, LINK_BPS)
+        ends = Ends((boards.netns["a"], boards.netns["b"]), boards.address("b"), LINK_CHUNKS, LINK_BPS)
     modes = LINK_MODES if where == "link" else MODES
     for number in range(1 if where == "link" else ROUNDS):
         turn = number % len(modes)
@@ -205,14 +185,14 @@ def _ip(*words: str, into: Sequence[str] = ()) -> None:
     subprocess.run([*(("nsenter", *into) if into else ()), "ip", *words], check=True)
 
 
-def _once(mode: str, ends: _Ends, port: int) -> tuple[float, float]:
+def _once(mode: str, ends: Ends, port: int) -> tuple[float, float]:
     """Wall seconds of the sender, and CPU seconds of both processes, for all chunks; connections are there before."""
     from testbed.pki import RunAuthority
     from testbed.rack.netlink import inside
 
     authority = RunAuthority("r")
     credentials = {name: authority.issue(name) for name in ("a", "b")}
-    work = _PROGRAMS[mode]
+    work = PROGRAMS[mode]
     ready, told = os.pipe()
     reads: list[int] = []
     pids = []
@@ -240,247 +220,6 @@ def _once(mode: str, ends: _Ends, port: int) -> tuple[float, float]:
         os.close(descriptor)
     return results[1]["wall_s"], results[0]["cpu_s"] + results[1]["cpu_s"]
 
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def _context(credentials: Any, purpose: ssl.Purpose) -> ssl.SSLContext:
-    context = ssl.create_default_context(purpose, cadata=credentials.authority.decode())
-    context.verify_mode = ssl.CERT_REQUIRED
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(credentials.key + credentials.certificate)
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context
-
-
-def _leave(chunk: bytearray) -> None:
-    """Make nothing of what came."""
-
-
-def _digest(chunk: bytearray) -> None:
-    hashlib.sha256(chunk).hexdigest()
-
-
-def _socket_receive(
-    wrap: Callable[[socket.socket], socket.socket],
-    ends: _Ends,
-    port: int,
-    told: Any,
-    take: Callable[[bytearray], None] = _leave,
-) -> Any:
-    with socket.create_server((ends.address, port)) as listener:
-        told()
-        connection, _ = listener.accept()
-    connection = wrap(connection)
-    connection.recv(1)
-    begun_s = _cpu_s()
-    buffer = bytearray(CHUNK_BYTES)
-    for _ in range(ends.count):
-        rest = memoryview(buffer)
-        while rest:
-            rest = rest[connection.recv_into(rest) :]
-        take(buffer)
-    connection.sendall(b".")
-    return {"cpu_s": _cpu_s() - begun_s}
-
-
-def _socket_send(wrap: Callable[[socket.socket], socket.socket], ends: _Ends, port: int) -> Any:
-    connection = wrap(socket.create_connection((ends.address, port)))
-    connection.sendall(b".")
-    chunks = [os.urandom(CHUNK_BYTES) for _ in range(8)]
-    time.sleep(0.2)
-    begun_s, cpu_s = time.perf_counter(), _cpu_s()
-    for number in range(ends.count):
-        connection.sendall(chunks[number % len(chunks)])
-    connection.recv(1)
-    return {"wall_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - cpu_s}
-
-
-def _tcp_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return _socket_send(lambda plain: plain, ends, port)
-
-
-def _tcp_receive(take: Callable[[bytearray], None], ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return _socket_receive(lambda plain: plain, ends, port, told, take)
-
-
-def _tls_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    context = _context(credentials, ssl.Purpose.SERVER_AUTH)
-    return _socket_send(lambda plain: context.wrap_socket(plain, server_hostname="b"), ends, port)
-
-
-def _tls_receive(take: Callable[[bytearray], None], ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    context = _context(credentials, ssl.Purpose.CLIENT_AUTH)
-    return _socket_receive(lambda plain: context.wrap_socket(plain, server_side=True), ends, port, told, take)
-
-
-def _dial_with_tls(address: str, port: int, credentials: Any) -> Any:
-    from testbed import rpc
-
-    rpc.DATA_PORT = port
-    return rpc.data_channel(address, "b", credentials)
-
-
-def _dial_in_the_clear(address: str, port: int, credentials: Any) -> Any:
-    from grpc import aio
-
-    from testbed import rpc
-
-    return aio.insecure_channel(f"{address}:{port}", options=[*rpc.DATA_OPTIONS, *rpc.DATA_CHANNEL_OPTIONS])
-
-
-def _bind_with_tls(server: Any, address: str, port: int, credentials: Any) -> None:
-    from testbed import rpc
-
-    rpc.bind(server, address, port, credentials)
-
-
-def _bind_in_the_clear(server: Any, address: str, port: int, credentials: Any) -> None:
-    server.add_insecure_port(f"{address}:{port}")
-
-
-_Dial = Callable[[str, int, Any], Any]
-_Bind = Callable[[Any, str, int, Any], None]
-
-
-def _grpc_send(dial: _Dial, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_messages_send(dial, ends, port, credentials))
-
-
-def _grpc_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_messages_receive(bind, ends, port, credentials, told))
-
-
-def _ours_send(dial: _Dial, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_stream_send(dial, ends, port, credentials))
-
-
-def _ours_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_stream_receive(bind, ends, port, credentials, told))
-
-
-async def _messages_send(dial: _Dial, ends: _Ends, port: int, credentials: Any) -> Any:
-    channel = dial(ends.address, port, credentials)
-    call = channel.stream_stream("/bench/Messages")()
-    await call.initial_metadata()
-    chunks = [os.urandom(CHUNK_BYTES) for _ in range(8)]
-    await asyncio.sleep(0.2)
-    begun_s, cpu_s = time.perf_counter(), _cpu_s()
-    for number in range(ends.count):
-        await call.write(chunks[number % len(chunks)])
-    await call.read()
-    result = {"wall_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - cpu_s}
-    await channel.close()
-    return result
-
-
-async def _messages_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    import grpc
-
-    from testbed import rpc
-
-    result: dict[str, float] = {}
-    ended = asyncio.Event()
-
-    async def take(messages: Any, context: Any) -> None:
-        await context.send_initial_metadata(())
-        begun_s = _cpu_s()
-        for _ in range(ends.count):
-            await context.read()
-        result["cpu_s"] = _cpu_s() - begun_s
-        await context.write(b".")
-        ended.set()
-
-    server = rpc.data_server()
-    method = {"Messages": grpc.stream_stream_rpc_method_handler(take)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", method),))
-    bind(server, ends.address, port, credentials)
-    await server.start()
-    told()
-    await ended.wait()
-    await asyncio.sleep(0.2)  # the answer leaves
-    await server.stop(grace=0)
-    return result
-
-
-async def _stream_send(dial: _Dial, ends: _Ends, port: int, credentials: Any) -> Any:
-    from testbed.clock import KernelClock, monotonic_s
-    from testbed.link.plan import LinkPlan, LinkState
-    from testbed.transfer.chunks import split
-    from testbed.transfer.connection import Connection
-    from testbed.transfer.stream import CHUNKS_IN_FLIGHT, StreamTransport
-
-    class Dialling(StreamTransport):
-        """The product's, but for how it dials."""
-
-        def _dial(self, peer: str) -> Connection:
-            return Connection(dial(ends.address, port, credentials))
-
-    clock = KernelClock()
-    clock.start(monotonic_s())
-    plan = LinkPlan("a", {"b": (LinkState(0.0, LINK_DELAY_MS, ends.rate_bps, 0.0, 64),)})
-    transport = Dialling("a", plan, {"b": ends.address}, credentials, clock, lambda peer, why: None)
-    await transport.open()
-    # Hashing is the work of who cuts a tensor, and done before. Few payloads under many names need little memory.
-    pieces = split(
-        os.urandom(8 * CHUNK_BYTES), CHUNK_BYTES, run="r", round=0, phase="up", origin="a", tensor="embedding"
-    )
-    queue = (
-        replace(piece, id=replace(piece.id, round=number), route=("b",))
-        for number, piece in zip(range(ends.count), cycle(pieces), strict=False)
-    )
-    await asyncio.sleep(0.2)
-    begun_s, cpu_s = time.perf_counter(), _cpu_s()
-
-    async def work() -> None:
-        for chunk in queue:
-            await transport.deliver("b", chunk, not_before_s=0.0, until_s=math.inf)
-
-    await asyncio.gather(*(work() for _ in range(CHUNKS_IN_FLIGHT)))
-    result = {"wall_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - cpu_s}
-    await transport.close()
-    return result
-
-
-async def _stream_receive(bind: _Bind, ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    from testbed import rpc
-    from testbed.transfer.spool import Spool
-    from testbed.transfer.stream import ExchangeServer
-
-    arrived, ended, begun = 0, asyncio.Event(), [0.0]
-
-    def accepted(peer: str, chunk: Any) -> None:
-        nonlocal arrived
-        begun[0] = begun[0] or _cpu_s()
-        arrived += 1
-        if arrived == ends.count:
-            ended.set()
-
-    server = rpc.data_server()
-    server.add_generic_rpc_handlers((ExchangeServer("b", Spool("r", accepted)).handler(),))
-    bind(server, ends.address, port, credentials)
-    await server.start()
-    told()
-    await ended.wait()
-    result = {"cpu_s": _cpu_s() - begun[0]}
-    await asyncio.sleep(0.2)  # the last acknowledgement leaves
-    await server.stop(grace=0)
-    return result
-
-
-_PROGRAMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "tcp": (_tcp_send, partial(_tcp_receive, _leave)),
-    "tcp+sha": (_tcp_send, partial(_tcp_receive, _digest)),
-    "tls": (_tls_send, partial(_tls_receive, _leave)),
-    "tls+sha": (_tls_send, partial(_tls_receive, _digest)),
-    "grpc": (partial(_grpc_send, _dial_in_the_clear), partial(_grpc_receive, _bind_in_the_clear)),
-    "grpc+tls": (partial(_grpc_send, _dial_with_tls), partial(_grpc_receive, _bind_with_tls)),
-    "clear": (partial(_ours_send, _dial_in_the_clear), partial(_ours_receive, _bind_in_the_clear)),
-    "stream": (partial(_ours_send, _dial_with_tls), partial(_ours_receive, _bind_with_tls)),
-}
 
 if __name__ == "__main__":
     _main(sys.argv[1])
