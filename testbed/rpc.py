@@ -30,7 +30,7 @@ _CONTROL_OPTIONS = [
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.enable_retries", 0),
 ]
-_DATA_OPTIONS = [
+DATA_OPTIONS = [
     # The largest frame carries 1 MiB of a chunk, and a header before it.
     ("grpc.max_receive_message_length", (1 << 20) + (64 << 10)),
     ("grpc.max_send_message_length", (1 << 20) + (64 << 10)),
@@ -51,13 +51,15 @@ _DATA_OPTIONS = [
     ("grpc.experimental.tcp_min_read_chunk_size", 64 << 10),
     ("grpc.experimental.tcp_max_read_chunk_size", 1 << 20),
 ]
+"""Of both ends of a data connection."""
 
-_DATA_CHANNEL_OPTIONS = [
+DATA_CHANNEL_OPTIONS = [
     # Once a day; but that there is one makes gRPC set TCP_USER_TIMEOUT to its deadline: what a contact's end left in a
     # socket's buffer is dropped 10 s into the gap, and does not go out first when the next contact starts.
     ("grpc.keepalive_time_ms", 86_400_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
+"""Of the end that dials, besides."""
 _DATA_SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
     # A connection that waits through a gap is not to be asked whether it is there (by default after two hours, and
@@ -77,7 +79,7 @@ def control_channel(address: str, name: str, credentials: Credentials) -> aio.Ch
 
 def data_channel(address: str, name: str, credentials: Credentials) -> aio.Channel:
     """A new connection to ``name``'s data port."""
-    return _channel(f"{address}:{DATA_PORT}", name, credentials, [*_DATA_OPTIONS, *_DATA_CHANNEL_OPTIONS])
+    return _channel(f"{address}:{DATA_PORT}", name, credentials, [*DATA_OPTIONS, *DATA_CHANNEL_OPTIONS])
 
 
 def control_server() -> aio.Server:
@@ -87,7 +89,7 @@ def control_server() -> aio.Server:
 
 def data_server() -> aio.Server:
     """A server for bulk bytes."""
-    return aio.server(options=[*_DATA_OPTIONS, *_DATA_SERVER_OPTIONS])
+    return aio.server(options=[*DATA_OPTIONS, *_DATA_SERVER_OPTIONS])
 
 
 def bind(server: aio.Server, address: str, port: int, credentials: Credentials) -> None:

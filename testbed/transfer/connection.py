@@ -39,6 +39,7 @@ class Offer:
         self._durable: int | None = None
         self._error: Exception | None = None
         self._news = asyncio.Event()
+        self._heard_s = 0.0
 
     @property
     def accepted(self) -> bool:
@@ -57,6 +58,7 @@ class Offer:
 
     def hear(self, kind: int, frame: bytes) -> None:
         """What the receiver says of this chunk."""
+        self._heard_s = asyncio.get_running_loop().time()
         if kind == wire.REFUSAL:
             self.fail(IntegrityError(wire.parse_text(frame)))
         elif kind == wire.LATER:
@@ -90,14 +92,21 @@ class Offer:
     async def until(self, reached: Callable[[], bool], patience_s: float) -> None:
         """Return when it is reached. Raises what went wrong, and :class:`StandsStill` when the receiver said nothing
         for ``patience_s``, unless it has put the chunk off."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         while not reached():
             self.check()
+            end_s = max(begun_s, self._heard_s) + patience_s
+            if not self.put_off and loop.time() >= end_s:
+                raise StandsStill(f"nothing moved for {patience_s:g} s")
             self._news.clear()
+            # A timer, because wait_for costs a task for every chunk.
+            timer = None if self.put_off else loop.call_at(end_s, self._news.set)
             try:
-                await asyncio.wait_for(self._news.wait(), patience_s)
-            except asyncio.TimeoutError:
-                if not self.put_off:
-                    raise StandsStill(f"nothing moved for {patience_s:g} s") from None
+                await self._news.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
 
 class Connection:

@@ -31,7 +31,8 @@ from testbed.transfer.turns import Slot, Turns
 __all__ = ["CHUNKS_IN_FLIGHT", "PUSH_BYTES", "ExchangeServer", "StreamTransport"]
 
 PUSH_BYTES = 512 * 1024
-"""Chunks up to this go in one frame over a link that is always up: every message costs a guest about a millisecond."""
+"""Chunks up to this, or up to the link's frame size if that is larger, go in one frame over a link that is always up:
+every message costs a guest about a millisecond."""
 DIAL_GUARD_S = 0.02
 """Dial this long after the planned start: both ends' link changes are at that instant, each a little late, and a SYN
 lost to an end still closed costs a second (RFC 6298, section 2.1)."""
@@ -115,7 +116,7 @@ class StreamTransport(Transport):
                 async with slot:
                     connection = await self._connected(link, peer, not_before_s, until_s)
                     number, offer = connection.open(chunk, held)
-                    if math.isinf(link.closes_s) and size <= PUSH_BYTES and not handed:
+                    if math.isinf(link.closes_s) and size <= self._push_bytes(peer) and not handed:
                         self._record(peer, chunk, 0)
                         await connection.push(number, offer, chunk)
                     else:
@@ -185,6 +186,10 @@ class StreamTransport(Transport):
             await offer.until(lambda: not offer.put_off, STILL_S)
             async with slot:
                 await connection.data(number, offer, chunk)
+
+    def _push_bytes(self, peer: str) -> int:
+        """Up to which size a chunk goes in one frame over a link that is always up."""
+        return max(PUSH_BYTES, frame_bytes(self._plan.state(peer, self._clock.now()).rate_bps))
 
     def _record(self, peer: str, chunk: Chunk, offset: int) -> None:
         if self._recorder is not None:

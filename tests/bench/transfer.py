@@ -1,27 +1,23 @@
-"""Chunks of 1 MiB over gRPC with mutual TLS, as nodes send them, against bare TCP and TCP with TLS.
+"""Chunks of 1 MiB over gRPC, as nodes send them, against sockets that do as much of the work or less.
 
-On this host's kernel (root): two processes over a veth pair between namespaces, and over loopback; all three in turn,
-so that what the host does meanwhile falls on each. In a time-travel guest, where processor time does not count: over a
+The stream in the clear against TCP; the stream with mutual TLS, and the product has no other, against TCP with TLS.
+Peers beside them say where the rest goes: TCP whose receiver checks a SHA-256 of each chunk, as the stream's does, and
+gRPC alone, that is bytes in messages and nothing made of them.
+
+On this host's kernel (root): two processes over a veth pair between namespaces, and over loopback; all in turn, so that
+what the host does meanwhile falls on each. In a time-travel guest, where processor time does not count: over a
 link of 20 ms and 200 Mbit/s. And there, with gaps between contacts, the time from a contact's start to its first byte.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 import os
-import resource
-import socket
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +25,33 @@ from testbed.errors import RackError
 from testbed.rack.kernel import find_guest_kernel
 from testbed.rack.uml import GUEST_ENVIRONMENT, run_in_guest
 from tests.bench.row import Row
+from tests.bench.transfer_ends import CHUNK_BYTES, LINK_DELAY_MS, PROGRAMS, Ends
 
 ROOT = Path(__file__).resolve().parents[2]
-CHUNK_BYTES = 1 << 20
 CHUNKS = 384
 ROUNDS = 5
-LINK_BPS, LINK_DELAY_MS = 200e6, 20.0
+LINK_BPS = 200e6
 LINK_CHUNKS = 150
 """6 s of the link: TCP's start, a few round trips, is 2 % of it."""
 GAPS = ((60.0, 21), (4800.0, 21))
 """Seconds between contacts, and how many there are; the first has nothing before it."""
 VETH_GOAL, LOOPBACK_GOAL, LINK_GOAL, CPU_GOAL = 0.9, 0.6, 0.9, 2.5
 VETH_ADDRESSES = ("10.79.0.1", "10.79.0.2")
-MODES = ("tcp", "tls", "grpc")
-NAME = {"tcp": "TCP", "tls": "TCP with TLS", "grpc": "gRPC with mTLS"}
+NAME = {
+    "tcp": "TCP",
+    "tcp+sha": "TCP with SHA-256",
+    "tls": "TCP with TLS",
+    "tls+sha": "TCP with TLS and SHA-256",
+    "grpc": "gRPC alone",
+    "grpc+tls": "gRPC alone with mTLS",
+    "clear": "stream without TLS",
+    "stream": "stream with mTLS",
+}
+MODES = tuple(NAME)
+LINK_MODES = ("tcp", "tls", "stream")
+CLAIMS = (("clear", "tcp"), ("stream", "tls"))
+BESIDE = (("clear", "tcp+sha"), ("clear", "grpc"), ("stream", "tls+sha"), ("stream", "grpc+tls"), ("grpc", "tcp"))
+"""Where the distance to the goal lies; no goals themselves."""
 
 
 def rows() -> Iterator[Row]:
@@ -59,11 +68,11 @@ def rows() -> Iterator[Row]:
     if not kernel.time_travel:
         return
     took_s = {line["mode"]: line["wall_s"] for line in _in_guest(kernel, [__file__, "link"])}
-    for mode in MODES:
+    for mode in LINK_MODES:
         # Framed: of 1514 octets on the wire 1448 are payload.
         share = LINK_CHUNKS * CHUNK_BYTES * 8 / took_s[mode] / (LINK_BPS * 1448 / 1514)
         name = f"{NAME[mode]} over {LINK_DELAY_MS:g} ms, {LINK_BPS / 1e6:g} Mbit/s (guest): share of goodput"
-        yield Row(name, share, "ratio", *((LINK_GOAL, share >= LINK_GOAL) if mode == "grpc" else (None, None)))
+        yield Row(name, share, "ratio", *((LINK_GOAL, share >= LINK_GOAL) if mode == "stream" else (None, None)))
     for gap_s, contacts in GAPS:
         yield from _first_bytes(kernel, gap_s, contacts)
 
@@ -81,12 +90,16 @@ def _against_tcp(where: str, goal: float, lines: list[dict[str, Any]]) -> Iterat
         mine, theirs = ([line[key] for line in lines if line["mode"] == name] for name in (mode, peer))
         return float(statistics.median(a / b for a, b in zip(mine, theirs, strict=True)))
 
-    speed = ratio("wall_s", "tcp", "grpc")
-    yield Row(f"gRPC stream against TCP, {where}: speed", speed, "ratio", goal, speed >= goal)
-    cost = ratio("cpu_s", "grpc", "tcp")
-    yield Row(f"gRPC stream against TCP, {where}: CPU", cost, "ratio", CPU_GOAL, cost <= CPU_GOAL)
-    yield Row(f"gRPC stream against TCP with TLS, {where}: speed", ratio("wall_s", "tls", "grpc"), "ratio", None, None)
-    yield Row(f"gRPC stream against TCP with TLS, {where}: CPU", ratio("cpu_s", "grpc", "tls"), "ratio", None, None)
+    for pairs, goals in ((CLAIMS, (goal, CPU_GOAL)), (BESIDE, None)):
+        for mine, theirs in pairs:
+            name = f"{NAME[mine]} against {NAME[theirs]}, {where}"
+            speed, cost = ratio("wall_s", theirs, mine), ratio("cpu_s", mine, theirs)
+            if goals is None:
+                yield Row(f"{name}: speed", speed, "ratio", None, None)
+                yield Row(f"{name}: CPU", cost, "ratio", None, None)
+            else:
+                yield Row(f"{name}: speed", speed, "ratio", goals[0], speed >= goals[0])
+                yield Row(f"{name}: CPU", cost, "ratio", goals[1], cost <= goals[1])
 
 
 def _first_bytes(kernel: Any, gap_s: float, contacts: int) -> Iterator[Row]:
@@ -126,25 +139,15 @@ def _in_guest(kernel: Any, script: Sequence[str]) -> list[dict[str, Any]]:
 # -- on the kernel that is measured -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Ends:
-    """Where the two processes are: namespaces to enter (or none), and the receiver's address."""
-
-    namespaces: tuple[int, ...]
-    address: str
-    count: int
-    rate_bps: float
-
-
 def _main(where: str) -> None:
     from agent.netem import Shaper
     from testbed.link.plan import LinkState, queue_limit_packets
     from tests.agent.guest.boards import Boards
 
     if where == "loopback":
-        ends = _Ends((), "127.0.0.1", CHUNKS, 10e9)
+        ends = Ends((), "127.0.0.1", CHUNKS, 10e9)
     elif where == "veth":
-        ends = _Ends(_veth(), VETH_ADDRESSES[1], CHUNKS, 10e9)
+        ends = Ends(_veth(), VETH_ADDRESSES[1], CHUNKS, 10e9)
     else:
         boards = Boards(["a", "b"])
         state = LinkState(0.0, LINK_DELAY_MS, LINK_BPS, 0.0, queue_limit_packets(LINK_BPS, LINK_DELAY_MS))
@@ -152,9 +155,11 @@ def _main(where: str) -> None:
             shaper = Shaper("data", {peer: boards.address(peer)}, boards.netns[node])
             shaper.install()
             shaper.send(shaper.encode([(peer, state)]))
-        ends = _Ends((boards.netns["a"], boards.netns["b"]), boards.address("b"), LINK_CHUNKS, LINK_BPS)
+        ends = Ends((boards.netns["a"], boards.netns["b"]), boards.address("b"), LINK_CHUNKS, LINK_BPS)
+    modes = LINK_MODES if where == "link" else MODES
     for number in range(1 if where == "link" else ROUNDS):
-        for mode in MODES[number % len(MODES) :] + MODES[: number % len(MODES)]:
+        turn = number % len(modes)
+        for mode in modes[turn:] + modes[:turn]:
             wall_s, cpu_s = _once(mode, ends, 7100 + number)
             print(json.dumps({"mode": mode, "wall_s": wall_s, "cpu_s": cpu_s}), flush=True)  # noqa: T201
 
@@ -180,14 +185,14 @@ def _ip(*words: str, into: Sequence[str] = ()) -> None:
     subprocess.run([*(("nsenter", *into) if into else ()), "ip", *words], check=True)
 
 
-def _once(mode: str, ends: _Ends, port: int) -> tuple[float, float]:
+def _once(mode: str, ends: Ends, port: int) -> tuple[float, float]:
     """Wall seconds of the sender, and CPU seconds of both processes, for all chunks; connections are there before."""
     from testbed.pki import RunAuthority
     from testbed.rack.netlink import inside
 
     authority = RunAuthority("r")
     credentials = {name: authority.issue(name) for name in ("a", "b")}
-    work = _PROGRAMS[mode]
+    work = PROGRAMS[mode]
     ready, told = os.pipe()
     reads: list[int] = []
     pids = []
@@ -215,140 +220,6 @@ def _once(mode: str, ends: _Ends, port: int) -> tuple[float, float]:
         os.close(descriptor)
     return results[1]["wall_s"], results[0]["cpu_s"] + results[1]["cpu_s"]
 
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def _context(credentials: Any, purpose: ssl.Purpose) -> ssl.SSLContext:
-    context = ssl.create_default_context(purpose, cadata=credentials.authority.decode())
-    context.verify_mode = ssl.CERT_REQUIRED
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(credentials.key + credentials.certificate)
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context
-
-
-def _socket_receive(wrap: Callable[[socket.socket], socket.socket], ends: _Ends, port: int, told: Any) -> Any:
-    with socket.create_server((ends.address, port)) as listener:
-        told()
-        connection, _ = listener.accept()
-    connection = wrap(connection)
-    connection.recv(1)
-    begun_s = _cpu_s()
-    buffer = bytearray(CHUNK_BYTES)
-    left = ends.count * CHUNK_BYTES
-    while left:
-        left -= connection.recv_into(buffer)
-    connection.sendall(b".")
-    return {"cpu_s": _cpu_s() - begun_s}
-
-
-def _socket_send(wrap: Callable[[socket.socket], socket.socket], ends: _Ends, port: int) -> Any:
-    connection = wrap(socket.create_connection((ends.address, port)))
-    connection.sendall(b".")
-    chunks = [os.urandom(CHUNK_BYTES) for _ in range(8)]
-    time.sleep(0.2)
-    begun_s, cpu_s = time.perf_counter(), _cpu_s()
-    for number in range(ends.count):
-        connection.sendall(chunks[number % len(chunks)])
-    connection.recv(1)
-    return {"wall_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - cpu_s}
-
-
-def _tcp_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return _socket_send(lambda plain: plain, ends, port)
-
-
-def _tcp_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return _socket_receive(lambda plain: plain, ends, port, told)
-
-
-def _tls_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    context = _context(credentials, ssl.Purpose.SERVER_AUTH)
-    return _socket_send(lambda plain: context.wrap_socket(plain, server_hostname="b"), ends, port)
-
-
-def _tls_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    context = _context(credentials, ssl.Purpose.CLIENT_AUTH)
-    return _socket_receive(lambda plain: context.wrap_socket(plain, server_side=True), ends, port, told)
-
-
-def _grpc_send(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_stream_send(ends, port, credentials))
-
-
-def _grpc_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    return asyncio.run(_stream_receive(ends, port, credentials, told))
-
-
-async def _stream_send(ends: _Ends, port: int, credentials: Any) -> Any:
-    from testbed import rpc
-    from testbed.clock import KernelClock, monotonic_s
-    from testbed.link.plan import LinkPlan, LinkState
-    from testbed.transfer.chunks import split
-    from testbed.transfer.stream import CHUNKS_IN_FLIGHT, StreamTransport
-
-    rpc.DATA_PORT = port
-    clock = KernelClock()
-    clock.start(monotonic_s())
-    plan = LinkPlan("a", {"b": (LinkState(0.0, LINK_DELAY_MS, ends.rate_bps, 0.0, 64),)})
-    transport = StreamTransport("a", plan, {"b": ends.address}, credentials, clock, lambda peer, why: None)
-    await transport.open()
-    # Hashing is the work of who cuts a tensor, and done before. Few payloads under many names need little memory.
-    pieces = split(
-        os.urandom(8 * CHUNK_BYTES), CHUNK_BYTES, run="r", round=0, phase="up", origin="a", tensor="embedding"
-    )
-    queue = (
-        replace(piece, id=replace(piece.id, round=number), route=("b",))
-        for number, piece in zip(range(ends.count), cycle(pieces), strict=False)
-    )
-    await asyncio.sleep(0.2)
-    begun_s, cpu_s = time.perf_counter(), _cpu_s()
-
-    async def work() -> None:
-        for chunk in queue:
-            await transport.deliver("b", chunk, not_before_s=0.0, until_s=math.inf)
-
-    await asyncio.gather(*(work() for _ in range(CHUNKS_IN_FLIGHT)))
-    result = {"wall_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - cpu_s}
-    await transport.close()
-    return result
-
-
-async def _stream_receive(ends: _Ends, port: int, credentials: Any, told: Any) -> Any:
-    from testbed import rpc
-    from testbed.transfer.spool import Spool
-    from testbed.transfer.stream import ExchangeServer
-
-    arrived, ended, begun = 0, asyncio.Event(), [0.0]
-
-    def accepted(peer: str, chunk: Any) -> None:
-        nonlocal arrived
-        begun[0] = begun[0] or _cpu_s()
-        arrived += 1
-        if arrived == ends.count:
-            ended.set()
-
-    server = rpc.data_server()
-    server.add_generic_rpc_handlers((ExchangeServer("b", Spool("r", accepted)).handler(),))
-    rpc.bind(server, ends.address, port, credentials)
-    await server.start()
-    told()
-    await ended.wait()
-    result = {"cpu_s": _cpu_s() - begun[0]}
-    await asyncio.sleep(0.2)  # the last acknowledgement leaves
-    await server.stop(grace=0)
-    return result
-
-
-_PROGRAMS = {
-    "tcp": (_tcp_send, _tcp_receive),
-    "tls": (_tls_send, _tls_receive),
-    "grpc": (_grpc_send, _grpc_receive),
-}
 
 if __name__ == "__main__":
     _main(sys.argv[1])

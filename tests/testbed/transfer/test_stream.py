@@ -19,7 +19,18 @@ from testbed.errors import IntegrityError, LinkClosed, LinkError
 from testbed.link.plan import LinkPlan, LinkState
 from testbed.pki import Credentials, RunAuthority
 from testbed.transfer.chunks import Chunk, split
-from testbed.transfer.frames import DURABLE, FRAME_BYTES, LEAST_FRAME_BYTES, METHOD, REFUSAL, frame_bytes, pack_push
+from testbed.transfer.frames import (
+    DATA,
+    DURABLE,
+    FRAME_BYTES,
+    LEAST_FRAME_BYTES,
+    METHOD,
+    OFFER,
+    PUSH,
+    REFUSAL,
+    frame_bytes,
+    pack_push,
+)
 from testbed.transfer.spool import Spool
 from testbed.transfer.store import ChunkStore
 from testbed.transfer.stream import CHUNKS_IN_FLIGHT, PUSH_BYTES, ExchangeServer, StreamTransport
@@ -166,7 +177,7 @@ def test_chunks_arrive_whole_and_in_order(windows: tuple[tuple[float, float], ..
     # On a link that is always up small chunks are pushed in one frame; in a contact they are offered first.
     async def work() -> None:
         authority = RunAuthority("r")
-        sizes = [1, 1000, 131_072, PUSH_BYTES, PUSH_BYTES + 1, 2_000_000] * 2
+        sizes = [1, 1000, 131_072, PUSH_BYTES, FRAME_BYTES, 2_000_000] * 2
         chunks = [_chunk(size, index) for index, size in enumerate(sizes)]
         assert len(chunks) > CHUNKS_IN_FLIGHT
         async with _Receiver("b", authority.issue("b")) as receiver:
@@ -177,6 +188,43 @@ def test_chunks_arrive_whole_and_in_order(windows: tuple[tuple[float, float], ..
             assert all(d.end_s >= d.start_s for d in deliveries)
             assert [chunk for _, chunk in receiver.accepted] == chunks
             assert {peer for peer, _ in receiver.accepted} == {"a"}  # by certificate, whatever the sender may claim
+
+    _fly(work())
+
+
+@pytest.mark.parametrize(
+    ("rate_bps", "size", "one_frame"),
+    [
+        (25e6, PUSH_BYTES, True),
+        (25e6, PUSH_BYTES + 1, False),
+        (1e9, FRAME_BYTES, True),
+        (1e9, FRAME_BYTES + 1, False),
+    ],
+)
+def test_on_a_lasting_link_what_fits_one_frame_of_it_goes_in_one(rate_bps: float, size: int, one_frame: bool) -> None:
+    async def work() -> None:
+        authority, chunk = RunAuthority("r"), _chunk(size)
+        kinds: list[int] = []
+        async with _Receiver("b", authority.issue("b")) as receiver:
+            take = receiver.exchange._take
+
+            async def noting(stream: Any, frame: bytes) -> None:
+                kinds.append(frame[0])
+                await take(stream, frame)
+
+            receiver.exchange._take = noting  # type: ignore[method-assign]
+            clock = KernelClock()
+            clock.start(monotonic_s())
+            plan = LinkPlan("a", {"b": (LinkState(0.0, 1.0, rate_bps, 0.0, 64),)})
+            transport = StreamTransport("a", plan, ADDRESSES, authority.issue("a"), clock, lambda peer, why: None)
+            await _send(transport, chunk)
+            await transport.close()
+            assert receiver.accepted == [("a", chunk)]
+        if one_frame:
+            assert kinds == [PUSH]
+        else:
+            assert kinds[0] == OFFER
+            assert set(kinds[1:]) == {DATA}
 
     _fly(work())
 
