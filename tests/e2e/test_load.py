@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 SKYRACK = str(Path(sys.executable).with_name("skyrack"))
 TOLERANCE = 0.02
+ROUND_TOLERANCE = 0.06
+"""Of one round: gathering goes both ways over links that acknowledgements share, and TCP takes 24.6 to 25.3 s for the
+same round on an idle host (six runs; standard deviation 1.1 %, so 1.6 % between two)."""
 
 
 @contextmanager
@@ -33,8 +36,8 @@ def _busy_loops(count: int) -> Iterator[None]:
             loop.wait()
 
 
-def _mission(folder: Path, time: str) -> dict[str, Any]:
-    command = [SKYRACK, "run", "demo", "--rack", "local", "--time", time, "--rounds", "1", "--format", "json"]
+def _mission(folder: Path, time: str, rounds: int) -> dict[str, Any]:
+    command = [SKYRACK, "run", "demo", "--rack", "local", "--time", time, "--rounds", str(rounds), "--format", "json"]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500, check=False)
     assert ended.returncode == 0, ended.stderr
     return dict(json.loads(ended.stdout))
@@ -43,18 +46,20 @@ def _mission(folder: Path, time: str) -> dict[str, Any]:
 def test_on_a_time_travel_kernel_load_changes_nothing(tmp_path: Path) -> None:
     if not find_guest_kernel("auto").time_travel:
         pytest.skip("no time-travel kernel: run `make kernel`")
-    quiet = _mission(tmp_path, "auto")
+    quiet = _mission(tmp_path, "auto", 2)
     with _busy_loops(2):
-        loaded = _mission(tmp_path, "auto")
+        loaded = _mission(tmp_path, "auto", 2)
     assert (quiet["verdict"], loaded["verdict"]) == ("valid", "valid")
     assert loaded["mission_time_s"] == pytest.approx(quiet["mission_time_s"], rel=TOLERANCE)
+    first_s, loaded_first_s = (result["history"][0]["end_s"] for result in (quiet, loaded))
+    assert loaded_first_s == pytest.approx(first_s, rel=ROUND_TOLERANCE)
     assert loaded["weights_sha256"] == quiet["weights_sha256"]
 
 
 def test_in_real_time_a_run_that_load_bent_is_not_valid(tmp_path: Path) -> None:
-    quiet = _mission(tmp_path, "real")
+    quiet = _mission(tmp_path, "real", 1)
     with _busy_loops(2):
-        loaded = _mission(tmp_path, "real")
+        loaded = _mission(tmp_path, "real", 1)
     bent = abs(loaded["mission_time_s"] / quiet["mission_time_s"] - 1) > TOLERANCE
     assert not (bent and quiet["verdict"] == loaded["verdict"] == "valid"), (quiet["mission_time_s"], loaded)
     assert loaded["weights_sha256"] == quiet["weights_sha256"]
