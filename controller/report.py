@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -12,6 +12,7 @@ from typing import Any
 from controller import charts, rundir
 from controller.charts import Bar, Point, clock_text
 from controller.figures import RunFigures, merged, read_figures
+from controller.pieces import STYLE, cell, details, section, table
 from controller.rundir import RunDirectory
 
 _STATES = {"wait": "waits", "compute": "computes", "transfer": "sends"}
@@ -35,6 +36,7 @@ def page(figures: RunFigures) -> str:
         _timeline(figures),
         _traffic(figures),
         _prediction(figures),
+        _collectives(figures),
         _certificate(figures),
         _devices(figures),
         _manifest(figures),
@@ -42,7 +44,7 @@ def page(figures: RunFigures) -> str:
     title = f"{figures.manifest.get('scenario') or figures.run.name} · {figures.result.get('strategy', 'run')}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · Skyrack</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
 
@@ -127,9 +129,9 @@ def _verdict(figures: RunFigures) -> str:
             else ""
         )
         text = "Nothing was recorded that speaks against this run's timing." + proof
-        return _section("Verdict", f"<p>{escape(text)}</p>")
+        return section("Verdict", f"<p>{escape(text)}</p>")
     items = "".join(f"<li>{escape(reason)}</li>" for reason in figures.reasons)
-    return _section("Verdict", f"<p>Why this run is {escape(figures.verdict)}:</p><ul>{items}</ul>")
+    return section("Verdict", f"<p>Why this run is {escape(figures.verdict)}:</p><ul>{items}</ul>")
 
 
 def _accuracy(figures: RunFigures) -> str:
@@ -152,8 +154,8 @@ def _accuracy(figures: RunFigures) -> str:
         (str(p.round), clock_text(p.end_s), percent(p.validation_accuracy), "-" if p.loss is None else f"{p.loss:.4f}")
         for p in figures.rounds
     ]
-    table = _table(("round", "ended at", "validation accuracy", "training loss"), rows)
-    return _section("Accuracy by mission time", chart + _details("every round", table))
+    listed = table(("round", "ended at", "validation accuracy", "training loss"), rows)
+    return section("Accuracy by mission time", chart + details("every round", listed))
 
 
 def _timeline(figures: RunFigures) -> str:
@@ -182,7 +184,7 @@ def _timeline(figures: RunFigures) -> str:
         for style, word in (*_STATES.items(), ("contact", "contact"))
     )
     chart = charts.timeline(rows, bars, end_s, "what every node did over mission time")
-    return _section("What every node did", f"<p>{legend}</p>{chart}")
+    return section("What every node did", f"<p>{legend}</p>{chart}")
 
 
 def _state_bars(figures: RunFigures, state: str, end_s: float) -> list[Bar]:
@@ -208,7 +210,7 @@ def _traffic(figures: RunFigures) -> str:
     words = ", ".join(f"{kind} {size(totals[kind])}" for kind in order)
     note = f" The raw samples would have been {size(raw)}." if raw else ""
     text = f"<p>{escape(words + '.' + note)}</p>{_sharing(figures)}"
-    return _section("Payload bytes by link", text + charts.bars(rows, "payload bytes by link"))
+    return section("Payload bytes by link", text + charts.bars(rows, "payload bytes by link"))
 
 
 def _sharing(figures: RunFigures) -> str:
@@ -251,9 +253,9 @@ def _prediction(figures: RunFigures) -> str:
         f"{figures.cuts} transfers were cut by the end of a contact, {figures.resumed} resumed where another had "
         f"stopped, {figures.replans} replans. Pairs are of chunks that crossed in one contact."
     )
-    table = _table(("space-ground chunks", "pairs", "least", "median", "most"), rows)
+    listed = table(("space-ground chunks", "pairs", "least", "median", "most"), rows)
     chart = charts.scatter(points, "duration of every space-ground chunk, predicted and measured")
-    every = _table(
+    every = table(
         ("chunk", "hop", "bytes", "predicted", "measured", "ends later by"),
         [
             (
@@ -267,14 +269,45 @@ def _prediction(figures: RunFigures) -> str:
             for r in figures.residuals
         ],
     )
-    details = _details("every transfer", every)
-    return _section("Predicted and measured transfers", f"<p>{escape(note)}</p>{table}{chart}{details}")
+    folded = details("every transfer", every)
+    return section("Predicted and measured transfers", f"<p>{escape(note)}</p>{listed}{chart}{folded}")
+
+
+def _collectives(figures: RunFigures) -> str:
+    history = figures.result.get("history") or []
+    rows = [
+        (
+            str(point["round"]),
+            one["tensor"],
+            one["members"],
+            size(one["size_bytes"]),
+            f"{one['closed_form_s']:.3f} s",
+            f"{one['predicted_s']:.3f} s",
+            f"{one['measured_s']:.3f} s",
+        )
+        for point in history
+        for one in point.get("collectives", ())
+    ]
+    if not rows:
+        return ""
+    note = (
+        "All-gathers in the plane, from when the last member began to when the last copy had arrived. The closed form "
+        "is (K-1)(m/B + tau), halved both ways, for equal blocks; predicted is a replay of the blocks as they are."
+    )
+    begun_again = [
+        f"Round {point['round']} took {point['attempts']} attempts, the last as a {point['members']}."
+        for point in history
+        if point.get("attempts", 1) > 1
+    ]
+    columns = ("round", "tensor", "members", "bytes between satellites", "closed form", "predicted", "measured")
+    text = f"<p>{escape(' '.join([note, *begun_again]))}</p>"
+    return section("Collectives, predicted and measured", text + details("every collective", table(columns, rows)))
 
 
 def _certificate(figures: RunFigures) -> str:
     rows = figures.certificate
     if not rows:
-        return _section("Link certificate", "<p>This rack has no shaped links to prove.</p>")
+        return section("Link certificate", "<p>This rack has no shaped links to prove.</p>")
     bad = [row for row in rows if not row.get("ok", True)]
     text = f"{len(rows)} probes before the run, {len(bad)} out of tolerance."
     delays_ms = _deviations(rows, "measured_delay_ms", "target_delay_ms", lambda measured, target: measured - target)
@@ -283,8 +316,8 @@ def _certificate(figures: RunFigures) -> str:
         text += f" Measured delays are {delays_ms[0]:+.3f} to {delays_ms[-1]:+.3f} ms off the plan"
         text += f", rates {rates[0] * 100:+.2f} to {rates[-1] * 100:+.2f} %." if rates else "."
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = _table(columns, [[_cell(row.get(column)) for column in columns] for row in rows])
-    return _section("Link certificate", f"<p>{escape(text)}</p>{_details('every probe', table)}")
+    listed = table(columns, [[cell(row.get(column)) for column in columns] for row in rows])
+    return section("Link certificate", f"<p>{escape(text)}</p>{details('every probe', listed)}")
 
 
 def _deviations(
@@ -308,14 +341,14 @@ def _devices(figures: RunFigures) -> str:
         )
         for name, profile in devices.items()
     ]
-    return _section("What computation was charged", _table(("node", "profile", "source", "per sample or step"), rows))
+    return section("What computation was charged", table(("node", "profile", "source", "per sample or step"), rows))
 
 
 def _manifest(figures: RunFigures) -> str:
     if not figures.manifest:
         return ""
     text = json.dumps(figures.manifest, indent=2, ensure_ascii=False)
-    return _section("Manifest", _details("with what this run was made", f"<pre>{escape(text)}</pre>"))
+    return section("Manifest", details("with what this run was made", f"<pre>{escape(text)}</pre>"))
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------
@@ -334,62 +367,3 @@ def size(count: float | None) -> str:
         if count >= scale:
             return f"{count / scale:,.2f} {unit}"
     return f"{count:.0f} B"
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _details(title: str, body: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{body}</details>"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return json.dumps(value) if isinstance(value, Mapping | list) else str(value)
-
-
-# Colours after Okabe and Ito (2008), which the colour-blind can tell apart.
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c2530;--quiet:#5c6875;--paper:#fff;--panel:#f4f6f8;--edge:#d9dee4;
---compute:#0072b2;--transfer:#e69f00;--wait:#c3ccd6;--contact:#009e73;--up:#d55e00;--down:#009e73;--isl:#0072b2;
---backhaul:#8a94a0;--bad:#b3261e;--good:#1a7f4b;--fair:#a15c00}
-@media(prefers-color-scheme:dark){:root{--ink:#e6eaee;--quiet:#9aa5b1;--paper:#12171d;--panel:#1b222a;--edge:#323c47;
---compute:#56b4e9;--transfer:#f0b429;--wait:#39444f;--contact:#2fbf93;--up:#f08a4b;--down:#2fbf93;--isl:#56b4e9;
---backhaul:#76818c;--bad:#ff8a80;--good:#5fd39a;--fair:#f2b866}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1020px;margin:0 auto;padding:32px 24px 64px}h1{font-size:28px;margin:0 0 4px;font-weight:650}
-h2{font-size:18px;margin:0 0 10px;font-weight:620}section{margin-top:34px}p{margin:0 0 10px}
-.quiet,small,.tile span{color:var(--quiet)}code,pre{font:13px/1.45 ui-monospace,Menlo,Consolas,monospace}
-pre{background:var(--panel);padding:12px;border-radius:6px;overflow:auto}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin-top:18px}
-.tile{background:var(--panel);border:1px solid var(--edge);border-radius:8px;padding:12px 14px}
-.tile span,.tile small{display:block;font-size:13px}.tile strong{display:block;font-size:23px;font-weight:620;
-font-variant-numeric:tabular-nums}
-.badge{font-size:14px;font-weight:600;padding:3px 10px;border-radius:99px;vertical-align:5px;
-border:1px solid currentColor}
-.badge.valid{color:var(--good)}.badge.degraded{color:var(--fair)}.badge.invalid,.badge.unfinished{color:var(--bad)}
-svg{display:block;width:100%;height:auto}.key{display:inline-flex;gap:6px;align-items:center;margin-right:18px}
-.key svg{width:14px;height:12px}text{font:12px system-ui,sans-serif;fill:var(--quiet)}text.value{fill:var(--ink)}
-.grid{stroke:var(--edge);stroke-width:1}.lane{fill:var(--panel)}.curve{fill:none;stroke:var(--compute);stroke-width:2}
-.mark{fill:var(--compute);stroke:var(--paper);stroke-width:1}.mark.up{fill:var(--up)}.mark.down{fill:var(--down)}
-.diagonal{stroke:var(--quiet);stroke-dasharray:4 4}
-rect.compute{fill:var(--compute)}rect.transfer{fill:var(--transfer)}rect.wait{fill:var(--wait)}
-rect.contact{fill:var(--contact);fill-opacity:.35}rect.up{fill:var(--up)}rect.down{fill:var(--down)}
-rect.isl{fill:var(--isl)}rect.backhaul{fill:var(--backhaul)}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--edge);vertical-align:top}
-th{color:var(--quiet);font-weight:550;white-space:nowrap}details{margin-top:10px}summary{cursor:pointer;color:var(--quiet)}
-@media print{:root{color-scheme:light}main{padding:0;max-width:none}section{break-inside:avoid}
-svg rect,.badge,.tile{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-"""

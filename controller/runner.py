@@ -9,11 +9,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from controller.collectives import CollectiveMeter
 from controller.flow.chunks import ChunkPlanner
 from controller.traffic import TrafficMeter
 from controller.verdict import Judge
 from controller.whereabouts import Whereabouts
 from testbed import registry
+from testbed.collective.membership import Membership
 from testbed.errors import BoardError, FlowError, LinkError, NodeLost
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
@@ -53,14 +55,13 @@ class _Desk:
         if not self.plan.present:
             raise BoardError(f"{loss}; it was the last satellite")
         self.attempt, self._begun_s = self.attempt + 1, self.now()
-        self.journal("node_lost", lost=loss.node, why=loss.why, round=round, members=self.membership())
+        self.journal("node_lost", lost=loss.node, why=loss.why, round=round, members=str(self.membership()))
         remaining = [node for node in self.plan.nodes if node not in self.plan.lost]
         await asyncio.gather(*(self.order(node, Order("abandon", round)) for node in remaining))
 
-    def membership(self) -> str:
-        """Who takes part in this attempt, in words."""
-        rings = [ring for ring in self.plan.rings if set(ring) - set(self.plan.lost)]
-        return "; ".join(str(self.plan.membership(ring, self._begun_s)) for ring in rings)
+    def membership(self) -> Membership:
+        """Who takes part in this attempt: of the one plane that trains."""
+        return self.plan.membership(self.plan.rings[0], self._begun_s)
 
     async def order(self, node: str, order: Order) -> None:
         if node not in self.plan.lost:
@@ -107,7 +108,8 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     strategy = registry.load("strategies", job.strategy)
     flows = ChunkPlanner(registry.load("schedulers", job.scheduler))
     traffic, judge, whereabouts = TrafficMeter(plan), Judge(), Whereabouts()
-    observers = (traffic.observe, judge.observe, whereabouts.observe, record)
+    collectives = CollectiveMeter(plan)
+    observers = (traffic.observe, judge.observe, whereabouts.observe, collectives.observe, record)
 
     def observe(event: dict[str, Any]) -> None:
         for observer in observers:
@@ -122,7 +124,8 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     desk = _Desk(fleet, job, flows, whereabouts, observe)
     failing = asyncio.get_running_loop().create_task(_fail(fleet, desk, plan.scenario.failures))
     weights = appraiser.first
-    rounds = []
+    rounds: list[dict[str, Any]] = []
+    memberships: list[tuple[int, Membership]] = []
     for round in range(1, plan.scenario.learning.rounds + 1):
         begun_s = desk.now()
         desk.journal("round_started", round=round)
@@ -141,14 +144,17 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "end_s": max(report.mission_s for report in done),
                 "loss": loss,
                 "weights_sha256": min(digests),
-                "members": desk.membership(),
+                "members": str(desk.membership()),
                 "attempts": desk.attempt,
                 "validation_accuracy": await desk.consider(partial(appraiser.validation_accuracy, weights)),
             }
         )
+        memberships.append((desk.attempt, desk.membership()))
         desk.journal("round_finished", **rounds[-1])
     failing.cancel()
     await fleet.settle()
+    for finished, took_part in zip(rounds, memberships, strict=True):
+        finished["collectives"] = collectives.of(finished["round"], *took_part)
     mission_s = rounds[-1]["end_s"]
     before, after = appraiser.test_accuracy(weights)
     judge.weigh_host(fleet.facts())
