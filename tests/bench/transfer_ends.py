@@ -186,8 +186,8 @@ async def _messages_receive(bind: _Bind, ends: Ends, port: int, credentials: Any
         for _ in range(ends.count):
             await context.read()
         result["cpu_s"] = _cpu_s() - begun_s
+        ended.set()  # before the answer: its reader hangs up at once, and that cancels us
         await context.write(b".")
-        ended.set()
 
     server = rpc.data_server()
     method: Any = {"Messages": grpc.stream_stream_rpc_method_handler(take)}
