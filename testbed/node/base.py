@@ -99,8 +99,7 @@ class Node(ABC):
         self.begun_s = 0.0
         """When the attempt at this round found who takes part."""
         self.release: Callable[[ChunkId], None] = lambda identity: None
-        """The host's spool forgets a chunk that was handed on or is planned anew: it may come this way again, with
-        another route. Only where a chunk stays is it taken just once."""
+        """The host's spool forgets a chunk of which nothing stays here, and has its room back: it may come again."""
         self.lay: Callable[[Chunk], Chunk] = lambda chunk: chunk
         """The host's store takes a chunk that was made here, or that waits to be planned anew, and gives back the same
         without its bytes in memory."""
@@ -181,14 +180,18 @@ class Node(ABC):
                 await self.report("unreachable", peer=peer, why=why)
                 return
             if start_s >= until_s:
-                self.mailbox.put(self.lay(chunk))
-                self._let_go(chunk)
+                if self.mailbox.find(chunk.id) is None:
+                    self.mailbox.put(self.lay(chunk))
+                    self.release(chunk.id)
+                self._forget_way(chunk)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
             try:
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
                 if not chunk.keep:
-                    self._let_go(chunk)
+                    if self.mailbox.find(chunk.id) is None:
+                        self.release(chunk.id)
+                    self._forget_way(chunk)
                 return
             except LinkClosed:
                 continue
@@ -200,11 +203,10 @@ class Node(ABC):
                 self.note("link_failed", sender=self.name, receiver=peer, chunk=str(chunk.id))
                 until_s = start_s
 
-    def _let_go(self, chunk: Chunk) -> None:
-        """A chunk that only passed through was handed on, or missed its contact: it may come again, by any route."""
+    def _forget_way(self, chunk: Chunk) -> None:
+        """A chunk was handed on, or missed its contact: it may come again, by any route."""
         self._passing.pop(chunk.id, None)
         self._ways.discard((chunk.id, chunk.route))
-        self.release(chunk.id)
 
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
         """A tensor's bytes as this round's chunks, each with its hash."""
