@@ -45,6 +45,8 @@ class Spool:
         self._run = run
         self._on_chunk = on_chunk
         self._on_again = on_again
+        self._first_round = 0
+        """Nobody waits for chunks of earlier rounds."""
         self._store = ChunkStore(run, memory_bytes=math.inf) if store is None else store
         self._nodes = nodes
         self.refused: Counter[str] = Counter()
@@ -56,11 +58,13 @@ class Spool:
         )
 
     def offer(self, header: dict[str, Any]) -> int:
-        """The byte to go on from: 0 for a new chunk, the size for one already accepted."""
+        """The byte to go on from: 0 for a new chunk, the size for one already accepted or of a round that is over."""
         identity = ChunkId.parse(header["id"])
         if identity.run != self._run:
             raise self._refusal("run", f"chunk {identity} belongs to another run than {self._run}")
         self._check_node(identity.origin, identity)
+        if identity.round < self._first_round:
+            return int(header["size"])
         key = incoming(identity)
         if self._accepted(key, header):
             self._on_again(header)
@@ -78,6 +82,8 @@ class Spool:
         """Append bytes that continue what is held; True when the chunk is complete and accepted."""
         identity = ChunkId.parse(header["id"])
         self._check_node(peer, identity)
+        if identity.round < self._first_round:
+            return True
         key = incoming(identity)
         if self._accepted(key, header):
             self._on_again(header)
@@ -137,7 +143,8 @@ class Spool:
 
     def drop(self, before_round: int) -> None:
         """Give back the room of earlier rounds' chunks, kept ones and parts: nobody waits for them any more. What was
-        kept stays accepted."""
+        kept stays accepted, and so counts what comes of them from now on, on its way or planned once too often."""
+        self._first_round = max(self._first_round, before_round)
         for key in self._store.held(INCOMING):
             if ChunkId.parse(self._store.header(key)["id"]).round >= before_round:
                 continue

@@ -214,6 +214,17 @@ def test_kept_chunks_are_handed_over_again_until_they_are_done_with(tmp_path: Pa
     store.close()
 
 
+def test_what_comes_of_a_round_that_is_over_is_through() -> None:
+    inbox, (half, late) = _Inbox(), _chunks(b"0123456789abcdefghijklmn")
+    inbox.spool.offer(half.header())
+    assert not inbox.spool.write("p", half.header(), 0, half.payload[:7])
+    inbox.spool.drop(before_round=2)
+    assert inbox.spool.write("p", half.header(), 7, half.payload[7:])  # its sender had not heard of the next round
+    assert inbox.spool.offer(late.header()) == len(late.payload)
+    assert inbox.accepted == []
+    assert not inbox.spool.refused
+
+
 def test_a_route_that_changed_between_two_contacts_is_the_later_one(tmp_path: Path) -> None:
     (chunk,) = _chunks(b"0123456789")
     replanned = chunk.along(("b", "d")).within("b", 99.5)
