@@ -10,6 +10,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.lone_passes import LONE_PASSES
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The same examples on every run, and no verdict on how long one takes: hosts are busy.
@@ -87,6 +89,7 @@ def simulate(small_landsat: Path, tmp_path_factory: pytest.TempPathFactory) -> S
         recorder: Any = None,
     ) -> dict[str, Any]:
         small = {
+            **LONE_PASSES,
             "learning.dataset": str(small_landsat),
             "learning.samples_per_round": "64",
             "learning.rounds": "2",

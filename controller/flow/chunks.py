@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from controller.flow.prompt import prompt
 from controller.flow.replay import Replayed, replay
 from controller.flow.whole import whole
 from testbed.errors import BugError, FlowError
@@ -58,22 +59,42 @@ class ChunkPlanner:
         """Schedule, keep chunks whole, replay. FlowError when the scheduler finds no way."""
         fluid = self._scheduler.schedule(problem)
         piece_bytes = max((demand.size_bytes for demand in problem.demands), default=1.0)
-        schedule = whole(problem, fluid)
-        replayed = replay(problem, schedule, piece_bytes)
-        if _falls_behind(schedule, replayed):
+        found = self._rounded(problem, fluid, piece_bytes, 0.0)
+        if not any(one.in_time for one in found):
             # Senders do not wait for what is planned next when something else is there: what was planned for the end
             # of a pass may then miss it.
-            schedule = whole(problem, fluid, spare=1.0)
-            replayed = replay(problem, schedule, piece_bytes)
-        if replayed.missing_bytes:
-            late = ", ".join(sorted(replayed.missing_bytes)[:3])
-            raise FlowError(f"the last contacts are too full: {len(replayed.missing_bytes)} chunks miss them ({late})")
-        return Solved(problem, fluid.completion_s, schedule, replayed)
+            found += self._rounded(problem, fluid, piece_bytes, 1.0)
+        best = min(found, key=lambda one: (len(one.replayed.missing_bytes), one.replayed.completion_s))
+        missing = best.replayed.missing_bytes
+        if missing:
+            late = ", ".join(sorted(missing)[:3])
+            raise FlowError(f"the last contacts are too full: {len(missing)} chunks miss them ({late})")
+        return Solved(problem, fluid.completion_s, best.schedule, best.replayed)
+
+    def _rounded(self, problem: Problem, fluid: Schedule, piece_bytes: float, spare: float) -> list[_Rounded]:
+        """The fluid schedule in whole chunks, in each way that the scheduler admits of and that finds room."""
+        found, full = [], None
+        for place in (whole, prompt) if self._scheduler.reroutable else (whole,):
+            try:
+                schedule = place(problem, fluid, spare)
+            except FlowError as error:
+                full = error
+            else:
+                found.append(_Rounded(schedule, replay(problem, schedule, piece_bytes)))
+        if full is not None and not found:
+            raise full
+        return found
 
 
-def _falls_behind(schedule: Schedule, replayed: Replayed) -> bool:
-    """Whether something misses a pass that it was planned for."""
-    return bool(replayed.missing_bytes) or replayed.completion_s > schedule.completion_s + LAG_S
+@dataclass(frozen=True)
+class _Rounded:
+    schedule: Schedule
+    replayed: Replayed
+
+    @property
+    def in_time(self) -> bool:
+        """Whether nothing misses a pass that it was planned for."""
+        return not self.replayed.missing_bytes and self.replayed.completion_s <= self.schedule.completion_s + LAG_S
 
 
 def flow_problem(mission: MissionPlan, demands: Sequence[Demand], now_s: float, over: frozenset[str]) -> Problem:

@@ -83,6 +83,7 @@ class TimeExpanded(FlowScheduler):
     """
 
     name: ClassVar[str] = "time-expanded"
+    reroutable: ClassVar[bool] = True
 
     def __init__(self, guard_s: float = 0.0) -> None:
         self._guard_s = guard_s

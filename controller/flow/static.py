@@ -33,6 +33,7 @@ class Static(FlowScheduler):
     """
 
     name: ClassVar[str] = "static"
+    reroutable: ClassVar[bool] = True
 
     def schedule(self, problem: Problem) -> Schedule:
         here = [d for d in problem.demands if d.destination in d.ready_s]

@@ -27,7 +27,7 @@ def whole(problem: Problem, schedule: Schedule, spare: float = 0.0) -> Schedule:
     has the first part, and goes on from there whole. The end of a pass is left free for ``spare`` times as long as the
     chunk takes that comes last, where there is room elsewhere. FlowError when a demand finds no room.
     """
-    return _Placing(problem, schedule, spare).schedule()
+    return Placing(problem, schedule, spare).schedule()
 
 
 @dataclass(frozen=True)
@@ -114,19 +114,19 @@ def _cross(one: Sequence[tuple[int, Window]], at_s: float, size_bytes: float, sp
 
 
 @dataclass(frozen=True)
-class _Placed:
+class Placed:
     """Where a demand goes: one share, or two of which the second has what a pass's end cut off the first."""
 
     shares: tuple[Share, ...]
     arrives_s: float
 
 
-class _Placing:
-    """Demands on links, one after the other."""
+class Placing:
+    """Demands on links, one after the other, in the fluid plan's order and on its ways."""
 
     def __init__(self, problem: Problem, schedule: Schedule, spare: float) -> None:
-        self._problem = problem
-        self._spare = spare
+        self.problem = problem
+        self.spare = spare
         self._links: dict[tuple[str, str], _Link] = {}
         for index in sorted(range(len(problem.windows)), key=lambda i: problem.windows[i].start_s):
             window = problem.windows[index]
@@ -137,24 +137,24 @@ class _Placing:
             self._onward[sender].append(receiver)
         self._completion_s = schedule.completion_s
         # Ways are nodes, the holder first. By demand: when the plan begins on it, and how much of the demand it has.
-        self._own: dict[str, list[tuple[float, float, tuple[str, ...]]]] = defaultdict(list)
+        self.own: dict[str, list[tuple[float, float, tuple[str, ...]]]] = defaultdict(list)
         self._not_before_s: dict[str, float] = {}
         for share in schedule.shares:
             if share.hops:
                 windows = [problem.windows[hop.window] for hop in share.hops]
                 nodes = (windows[0].sender, *(window.receiver for window in windows))
-                self._own[share.demand].append((share.hops[0].start_s, share.size_bytes, nodes))
+                self.own[share.demand].append((share.hops[0].start_s, share.size_bytes, nodes))
                 before_s = self._not_before_s.get(share.demand, math.inf)
                 self._not_before_s[share.demand] = min(before_s, share.not_before_s)
-        self._every = sorted({nodes for ways in self._own.values() for _, _, nodes in ways})
+        self.every = sorted({nodes for ways in self.own.values() for _, _, nodes in ways})
 
     def schedule(self) -> Schedule:
         """Everything, in order."""
         shares: list[Share] = []
-        completion_s = self._problem.start_s
-        for demand in self._in_order():
+        completion_s = self.problem.start_s
+        for demand in self.in_order():
             if demand.destination in demand.ready_s:
-                placed = _Placed((Share(demand.name, demand.size_bytes, ()),), demand.ready_s[demand.destination])
+                placed = Placed((Share(demand.name, demand.size_bytes, ()),), demand.ready_s[demand.destination])
             else:
                 placed = self._best(demand)
                 self._occupy(placed)
@@ -162,20 +162,21 @@ class _Placing:
             completion_s = max(completion_s, placed.arrives_s)
         return Schedule(tuple(shares), completion_s)
 
-    def _in_order(self) -> list[Demand]:
-        begins_s = {name: min(begin_s for begin_s, _, _ in ways) for name, ways in self._own.items()}
+    def in_order(self) -> list[Demand]:
+        """The demands, as they are to be placed."""
+        begins_s = {name: min(begin_s for begin_s, _, _ in ways) for name, ways in self.own.items()}
         return sorted(
-            self._problem.demands,
+            self.problem.demands,
             key=lambda d: (begins_s.get(d.name, -math.inf), -d.weight, min(d.ready_s.values()), d.name),
         )
 
-    def _occupy(self, placed: _Placed) -> None:
+    def _occupy(self, placed: Placed) -> None:
         for hop in {hop for share in placed.shares for hop in share.hops}:  # of two parts the onward hops are the same
-            window = self._problem.windows[hop.window]
+            window = self.problem.windows[hop.window]
             self._links[window.sender, window.receiver].take(hop)
 
-    def _best(self, demand: Demand) -> _Placed:
-        options = self._found(demand, self._spare) or self._found(demand, 0.0)
+    def _best(self, demand: Demand) -> Placed:
+        options = self.found(demand, self.spare) or self.found(demand, 0.0)
         if not options:
             since = clock(min(demand.ready_s.values()))
             raise FlowError(
@@ -183,26 +184,27 @@ class _Placing:
             )
         return min(options, key=lambda placed: placed.arrives_s)
 
-    def _found(self, demand: Demand, spare: float) -> list[_Placed]:
-        planned = sorted(self._own[demand.name], key=lambda way: (-way[1], way[0], way[2]))
-        options = [placed for begin_s, _, nodes in planned for placed in self._options(demand, nodes, begin_s, spare)]
+    def found(self, demand: Demand, spare: float) -> list[Placed]:
+        """Where a demand can go, with so much left free at the end of passes."""
+        planned = sorted(self.own[demand.name], key=lambda way: (-way[1], way[0], way[2]))
+        options = [placed for begin_s, _, nodes in planned for placed in self.options(demand, nodes, begin_s, spare)]
         if not options or min(placed.arrives_s for placed in options) > self._completion_s + self._lag_s(options[0]):
             # A pass has no room for the last chunk that the fluid plan put half into it.
-            found = self._earliest(demand, spare)
-            options += [] if found is None else self._options(demand, found, 0.0, spare)
+            found = self.earliest(demand, spare)
+            options += [] if found is None else self.options(demand, found, 0.0, spare)
         return options
 
-    def _lag_s(self, placed: _Placed) -> float:
+    def _lag_s(self, placed: Placed) -> float:
         """What store and forward adds to the fluid time of a way: every link's delay, and the time on all but the
         slowest."""
         last = placed.shares[-1]
-        windows = [self._problem.windows[hop.window] for hop in last.hops]
+        windows = [self.problem.windows[hop.window] for hop in last.hops]
         on_links_s = [last.size_bytes / window.rate_Bps for window in windows]
         return sum(window.delay_s for window in windows) + sum(on_links_s) - max(on_links_s) + TOUCH_S
 
-    def _earliest(self, demand: Demand, spare: float) -> tuple[str, ...] | None:
+    def earliest(self, demand: Demand, spare: float) -> tuple[str, ...] | None:
         """The way on which the demand is through first as things stand (Dijkstra over time); None without one."""
-        start_s = max(self._problem.start_s, self._not_before_s.get(demand.name, 0.0))
+        start_s = max(self.problem.start_s, self._not_before_s.get(demand.name, 0.0))
         queue: list[tuple[float, tuple[str, ...]]] = [
             (max(at_s, start_s), (node,)) for node, at_s in demand.ready_s.items()
         ]
@@ -216,45 +218,45 @@ class _Placing:
                 continue
             seen.add(nodes[-1])
             for receiver in self._onward[nodes[-1]]:
-                crossed = self._along((nodes[-1], receiver), demand.size_bytes, at_s, spare)
+                crossed = self.along((nodes[-1], receiver), demand.size_bytes, at_s, spare)
                 if receiver not in seen and crossed is not None:
                     heapq.heappush(queue, (crossed[-1].arrives_s, (*nodes, receiver)))
         return None
 
     def _others(self, demand: Demand) -> list[tuple[str, ...]]:
-        return [nodes for nodes in self._every if nodes[0] in demand.ready_s and nodes[-1] == demand.destination]
+        return [nodes for nodes in self.every if nodes[0] in demand.ready_s and nodes[-1] == demand.destination]
 
-    def _options(self, demand: Demand, nodes: tuple[str, ...], begins_s: float, spare: float) -> Iterator[_Placed]:
-        """The demand along a way in one piece, and begun on it to be finished on another."""
+    def options(self, demand: Demand, nodes: tuple[str, ...], begins_s: float, spare: float) -> Iterator[Placed]:
+        """The demand along a way (nodes, the holder first) in one piece, and begun on it to be finished on another."""
         not_before_s = self._not_before_s.get(demand.name, 0.0)
-        ready_s = max(demand.ready_s[nodes[0]], begins_s, not_before_s, self._problem.start_s)
-        crossed = self._along(nodes, demand.size_bytes, ready_s, spare)
+        ready_s = max(demand.ready_s[nodes[0]], begins_s, not_before_s, self.problem.start_s)
+        crossed = self.along(nodes, demand.size_bytes, ready_s, spare)
         if crossed is not None:
             hops = tuple(crossing.hop for crossing in crossed)
-            yield _Placed((Share(demand.name, demand.size_bytes, hops, not_before_s),), crossed[-1].arrives_s)
+            yield Placed((Share(demand.name, demand.size_bytes, hops, not_before_s),), crossed[-1].arrives_s)
         begun = self._links[nodes[0], nodes[1]].begun(ready_s, demand.size_bytes)
         if begun is not None:
             yield from self._finished(demand, nodes, begun, spare)
 
-    def _finished(self, demand: Demand, nodes: tuple[str, ...], begun: _Crossing, spare: float) -> Iterator[_Placed]:
+    def _finished(self, demand: Demand, nodes: tuple[str, ...], begun: _Crossing, spare: float) -> Iterator[Placed]:
         """What a pass's end cut, finished over another way into the same node once that pass is over. From there on it
         goes whole."""
         for other in self._others(demand):
             at = len(other) - len(nodes) + 1
             if at < 1 or other[at:] != nodes[1:] or other[at - 1] == nodes[0]:
                 continue
-            ready_s = max(demand.ready_s[other[0]], self._problem.start_s)
+            ready_s = max(demand.ready_s[other[0]], self.problem.start_s)
             left = demand.size_bytes - begun.size_bytes
-            finished = self._along(other[: at + 1], left, ready_s, spare, {at - 1: begun.hop.end_s})
-            onward = finished and self._along(nodes[1:], demand.size_bytes, finished[-1].arrives_s, spare)
+            finished = self.along(other[: at + 1], left, ready_s, spare, {at - 1: begun.hop.end_s})
+            onward = finished and self.along(nodes[1:], demand.size_bytes, finished[-1].arrives_s, spare)
             if finished and onward is not None:
                 arrives_s = (onward or finished)[-1].arrives_s
                 over, behind = (tuple(crossing.hop for crossing in part) for part in (finished, onward))
                 not_before_s = self._not_before_s.get(demand.name, 0.0)
                 first = Share(demand.name, begun.size_bytes, (begun.hop, *behind), not_before_s)
-                yield _Placed((first, Share(demand.name, left, (*over, *behind), not_before_s)), arrives_s)
+                yield Placed((first, Share(demand.name, left, (*over, *behind), not_before_s)), arrives_s)
 
-    def _along(
+    def along(
         self,
         nodes: tuple[str, ...],
         size_bytes: float,

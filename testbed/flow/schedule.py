@@ -44,6 +44,9 @@ class FlowScheduler(ABC):
     """One way to schedule. Found through the entry point group ``skyrack.schedulers``."""
 
     name: ClassVar[str]
+    reroutable: ClassVar[bool] = False
+    """Whether a schedule says how much goes over which link, and not which demand: whole chunks may then go another way
+    than their shares where they are through sooner."""
 
     @abstractmethod
     def schedule(self, problem: Problem) -> Schedule:

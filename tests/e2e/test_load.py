@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from testbed.rack.kernel import find_guest_kernel
+from tests.lone_passes import LONE_PASSES
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
@@ -38,6 +39,7 @@ def _busy_loops(count: int) -> Iterator[None]:
 
 def _mission(folder: Path, time: str, rounds: int) -> dict[str, Any]:
     command = [SKYRACK, "run", "demo", "--rack", "local", "--time", time, "--rounds", str(rounds), "--format", "json"]
+    command += [flag for key, value in LONE_PASSES.items() for flag in ("--set", f"{key}={value}")]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500, check=False)
     assert ended.returncode == 0, ended.stderr
     return dict(json.loads(ended.stdout))

@@ -34,8 +34,8 @@ def test_the_demo_as_it_stands_learns_in_both_places_and_only_time_differs(tmp_p
     # Three standard errors of 2,000 test samples are 0.022.
     assert collaborative["accuracy"]["after"] >= RAW_PIXEL_LINEAR + 0.01
     assert collaborative["mission_time_s"] != onboard["mission_time_s"]
-    assert collaborative["bytes"]["up"] == 10 * 2048 * 9 * 384 * 2
-    assert collaborative["bytes"]["down"] == 10 * 2048 * 384 * 2
+    assert collaborative["bytes"]["up"] == 10 * 1536 * 9 * 384 * 2
+    assert collaborative["bytes"]["down"] == 10 * 1536 * 384 * 2
     assert onboard["bytes"]["up"] == onboard["bytes"]["down"] == 0
     # A pass ends while a round's embeddings are on their way up: the prediction must know.
     assert collaborative["predicted_mission_time_s"] == pytest.approx(collaborative["mission_time_s"], rel=0.1)

@@ -29,8 +29,8 @@ def test_the_demo_in_si_units() -> None:
     assert demo.epoch.tzinfo == timezone.utc
     assert demo.duration_s == 3 * 3600
     assert demo.constellation.startswith("D:705:98.2:8/1/0")
-    assert demo.isl.rate_bps == 3.5e6
-    assert (demo.space_ground.up.rate_bps, demo.space_ground.down.rate_bps) == (8e6, 3e6)
+    assert demo.isl.rate_bps == 4e6
+    assert (demo.space_ground.up.rate_bps, demo.space_ground.down.rate_bps) == (5e6, 2e6)
     assert (demo.ground.backhaul_delay_ms, demo.ground.backhaul_rate_bps) == (12.0, 11e6)
     assert demo.chunk_bytes == 128 * 1024
     assert [one.slug for one in demo.stations] == ["svalbard", "sioux-falls", "alice-springs", "neustrelitz"]

@@ -42,8 +42,8 @@ def without_one(simulate: Simulate) -> dict[str, Any]:
 
 
 # A round of the collaborative run: embeddings are made by 0.05 s, the ground has them by 1.1 s, features are back by
-# 1.4 s, heads are averaged by 1.6 s.
-@pytest.mark.parametrize("at_s", [0.0, 0.2, 0.8, 1.3, 1.6])
+# 1.23 s, heads are averaged by 1.42 s.
+@pytest.mark.parametrize("at_s", [0.0, 0.2, 0.8, 1.2, 1.35])
 @pytest.mark.parametrize("intra_orbit", ["all-gather", "relay"])
 def test_the_others_learn_the_same_whenever_a_satellite_dies(
     simulate: Simulate, without_one: dict[str, Any], intra_orbit: str, at_s: float
