@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from controller.flow.cells import (
     OptimisticCells,
     event_edges_s,
     expand,
-    grid_edges_s,
+    late_edges_s,
     maximum_flow,
+    outer_edges_s,
     pooled,
     ready_key,
     useful_links,
@@ -42,11 +43,14 @@ from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
 
 EXACT_VERTICES = 30_000
 """Time is cut at every event as long as that makes no more vertices than this (a solve of some hundredths of a
-second). Beyond it the bound is sought on a grid of about so many."""
+second)."""
 
-GRIDS = (16_000, 48_000, 144_000)
+BOUND_VERTICES = 20_000
+"""Beyond it the bound is sought on a grid of about so many."""
+
+GRIDS = (20_000, 48_000, 144_000)
 """Vertices of the grids on which a schedule is made where time cannot be cut at every event: the first whose schedule
-takes no more than ``GAP`` beyond the bound, else the last. A fine one costs little to solve and much to follow."""
+takes no more than ``GAP`` beyond the bound, else the last. A fine one costs more to solve and to follow."""
 
 GAP = 5e-3
 """Half of what a replay may take beyond the bound."""
@@ -195,17 +199,18 @@ class _Search:
     def _is_exact(self, by_s: float) -> bool:
         return len(self._edges_s(by_s)) * len(self._network.names) <= EXACT_VERTICES
 
-    def _grid_s(self, by_s: float, vertices: int) -> Floats:
-        return grid_edges_s(self._network, by_s, max(vertices // len(self._network.names), LEAST_CELLS))
+    def _cells(self, vertices: int) -> int:
+        return max(vertices // len(self._network.names), LEAST_CELLS)
 
     def _optimistic(self, by_s: float) -> OptimisticCells:
-        edges_s = self._edges_s(by_s) if self._is_exact(by_s) else self._grid_s(by_s, EXACT_VERTICES)
-        return OptimisticCells(edges_s)
+        if self._is_exact(by_s):
+            return OptimisticCells(self._edges_s(by_s))
+        return OptimisticCells(late_edges_s(self._network, by_s, self._cells(BOUND_VERTICES)))
 
     def _executable(self, vertices: int, by_s: float) -> OptimisticCells:
         if self._is_exact(by_s):
             return OptimisticCells(self._edges_s(by_s))
-        return ExecutableCells(self._grid_s(by_s, vertices))
+        return ExecutableCells(outer_edges_s(self._network, by_s, self._cells(vertices)))
 
     def _flow(self, by_s: float, cells: Callable[[float], OptimisticCells]) -> Flow:
         self.solves += 1
@@ -262,8 +267,7 @@ class _Search:
         )
 
 
-@dataclass(frozen=True)
-class _Planned:
+class _Planned(NamedTuple):
     share: Share
     order: tuple[float, float, float]
     """Its arrival, minus its weight, when it begins its last hop."""
@@ -272,7 +276,7 @@ class _Planned:
 def _shares(flow: Flow) -> Iterator[_Planned]:
     """The flow as shares of demands, whole: what rounding has lost is added to each demand's largest share."""
     graph = flow.graph
-    network, crossings = graph.network, graph.crossings
+    network = graph.network
     alike: dict[tuple[object, int], list[Demand]] = defaultdict(list)
     for demand in graph.commodity.demands:
         alike[ready_key(network, demand), network.number[demand.destination]].append(demand)
@@ -293,8 +297,7 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
             if part_bytes > DUST * demand.size_bytes:
                 parts[demand.name].append((part_bytes, one.crossings))
 
-    links = network.links
-    hops: dict[int, Hop] = {}
+    hops = _hops(flow)
     for demand in graph.commodity.demands:
         mine = parts[demand.name]
         if not mine:
@@ -303,18 +306,25 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
         others_bytes = math.fsum(size for place, (size, _) in enumerate(mine) if place != largest)
         mine[largest] = demand.size_bytes - others_bytes, mine[largest][1]
         for size_bytes, way in mine:
-            for crossing in way:
-                if crossing not in hops:
-                    start_s, end_s = float(crossings.start_s[crossing]), float(crossings.end_s[crossing])
-                    window = network.window_at(int(links.base[crossings.link[crossing]]), start_s)
-                    hops[crossing] = Hop(window, start_s, end_s)
-            share = Share(demand.name, size_bytes, tuple(hops[crossing] for crossing in way))
+            share = Share(demand.name, size_bytes, tuple([hops[crossing] for crossing in way]))
             if way:
-                arrival = share.hops[-1].end_s, -demand.weight, share.hops[-1].start_s
+                last = share.hops[-1]
+                yield _Planned(share, (last.end_s, -demand.weight, last.start_s))
             else:
                 at_s = max(demand.ready_s[demand.destination], network.start_s)
-                arrival = at_s, -demand.weight, at_s
-            yield _Planned(share, arrival)
+                yield _Planned(share, (at_s, -demand.weight, at_s))
+
+
+def _hops(flow: Flow) -> dict[int, Hop]:
+    """Of the crossings that carry anything."""
+    crossings, network = flow.graph.crossings, flow.graph.network
+    places = np.flatnonzero(flow.by_arc[flow.graph.crossed])
+    base = network.links.base[crossings.link[places]].tolist()
+    spans_s = crossings.start_s[places].tolist(), crossings.end_s[places].tolist()
+    return {
+        place: Hop(network.window_at(run, start_s), start_s, end_s)
+        for place, run, start_s, end_s in zip(places.tolist(), base, *spans_s, strict=True)
+    }
 
 
 def _left_by(network: Network, used: Bools, flow: Flow) -> Network:

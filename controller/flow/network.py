@@ -82,7 +82,7 @@ class Network:
     def window_at(self, base: int, at_s: float) -> int:
         """The window (its place in ``Problem.windows``) that a run of them is in at an instant."""
         run = self.runs[base]
-        return run[max(bisect_right(run, (at_s, math.inf)) - 1, 0)][1]
+        return run[max(bisect_right(run, (at_s, math.inf)) - 1, 0) if len(run) > 1 else 0][1]
 
     def windows_in(self, base: int, start_s: float, end_s: float) -> tuple[int, ...]:
         """The windows that a run of them is in from one instant to another."""
@@ -131,22 +131,22 @@ def network_of(problem: Problem, guard_s: float = 0.0) -> Network:
     for name, limit_bytes in problem.storage_bytes.items():
         if name in names:
             storage_bytes[names[name]] = limit_bytes
-    order = sorted(
-        range(len(problem.windows)), key=lambda i: (*_pair(problem.windows[i]), problem.windows[i].start_s, i)
-    )
+    windows = problem.windows
+    keys = [(window.sender, window.receiver, window.start_s) for window in windows]
+    order = sorted(range(len(windows)), key=keys.__getitem__)
     rows: list[tuple[int, int, float, float, float]] = []
     runs: list[list[tuple[float, int]]] = []
-    for place, index in enumerate(order):
-        one = problem.windows[index]
-        before = problem.windows[order[place - 1]] if place else None
-        after = problem.windows[order[place + 1]] if place + 1 < len(order) else None
+    before: Window | None = None
+    for index, following in zip(order, [*order[1:], None], strict=False):
+        one, after = windows[index], None if following is None else windows[following]
         end_s = one.end_s if after and _goes_on(one, after) else one.end_s - one.delay_s - guard_s
-        if before and rows and runs[-1][-1][1] == order[place - 1] and _same_rate(before, one):
+        if before and _goes_on(before, one) and before.rate_Bps == one.rate_Bps:
             runs[-1].append((one.start_s, index))
             rows[-1] = (*rows[-1][:3], end_s, one.rate_Bps)
         else:
             runs.append([(one.start_s, index)])
             rows.append((names[one.sender], names[one.receiver], one.start_s, end_s, one.rate_Bps))
+        before = one
     table = np.array(rows, dtype=np.float64).reshape(-1, 5).T
     ends = table[0].astype(np.int64), table[1].astype(np.int64)
     links = Links(*ends, np.maximum(table[2], problem.start_s), table[3], table[4], np.arange(len(rows)))
@@ -155,13 +155,5 @@ def network_of(problem: Problem, guard_s: float = 0.0) -> Network:
     return Network(tuple(names), links, storage_bytes, problem.start_s, end_s, tuple(map(tuple, runs)))
 
 
-def _pair(window: Window) -> tuple[str, str]:
-    return window.sender, window.receiver
-
-
 def _goes_on(one: Window, after: Window) -> bool:
-    return _pair(one) == _pair(after) and one.end_s == after.start_s
-
-
-def _same_rate(before: Window, one: Window) -> bool:
-    return _goes_on(before, one) and before.rate_Bps == one.rate_Bps
+    return one.end_s == after.start_s and one.sender == after.sender and one.receiver == after.receiver

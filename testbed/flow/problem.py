@@ -13,7 +13,7 @@ from functools import cached_property
 from testbed.errors import BugError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A directed link while it is up at one rate: [``start_s``, ``end_s``) in mission seconds.
 

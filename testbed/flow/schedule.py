@@ -9,7 +9,7 @@ from typing import ClassVar
 from testbed.flow.problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """A share's crossing of one window (its index in ``Problem.windows``): when it is planned to leave, first byte and
     last. Another share may have the window at the same time; together they fit."""
@@ -19,7 +19,7 @@ class Hop:
     end_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Share:
     """Part of a demand (or all of it) along one way. ``hops`` lead from a node that holds the demand to its
     destination; a demand that is at its destination already has none. It is sent as soon as its first link is free,
