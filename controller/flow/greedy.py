@@ -174,7 +174,10 @@ class _Queue:
                 continue
             seen.add(node)
             for receiver, listed in sorted(self._out[node].items()):
-                coming = (i for i in listed if i in usable and self._problem.windows[i].end_s > at_s)
+                closes_s = self._problem.closes_s
+                coming = (
+                    i for i in listed if i in usable and closes_s[i] > max(at_s, self._problem.windows[i].start_s)
+                )
                 index = next(coming, None)
                 if index is not None and receiver not in seen:
                     window = self._problem.windows[index]
@@ -186,28 +189,29 @@ class _Queue:
         """As many bytes as get through on every hop before its window ends."""
         windows = [self._problem.windows[index] for index in way]
         dust_bytes = DUST * rest.demand.size_bytes
-        limit_s = windows[0].end_s
+        limit_s = self._problem.closes_s[way[0]]
         while size_bytes > dust_bytes:
             hops: list[Hop] = []
             at_s = max(rest.demand.ready_s[windows[0].sender], rest.from_s)
             for index, window in zip(way, windows, strict=True):
-                begins_s, room_bytes = self._free(window, at_s, size_bytes)
+                closes_s = self._problem.closes_s[index]
+                begins_s, room_bytes = self._free(window, closes_s, at_s, size_bytes)
                 if room_bytes < size_bytes * (1 - DUST):
-                    size_bytes, limit_s = room_bytes, window.end_s
+                    size_bytes, limit_s = room_bytes, closes_s
                     break
                 ends_s = begins_s + size_bytes / window.rate_Bps
-                hops.append(Hop(index, begins_s, min(ends_s, window.end_s)))
+                hops.append(Hop(index, begins_s, min(ends_s, closes_s)))
                 at_s = ends_s + window.delay_s
             else:
                 return _Push(tuple(hops), size_bytes, at_s, limit_s)
         return _Push((), 0.0, rest.from_s, limit_s)
 
-    def _free(self, window: Window, at_s: float, size_bytes: float) -> tuple[float, float]:
+    def _free(self, window: Window, closes_s: float, at_s: float, size_bytes: float) -> tuple[float, float]:
         """From when on, at or after an instant, a window is free for so many bytes, and for how many it is: fewer than
-        these where it ends first."""
+        these where it closes first."""
         begins_s = max(at_s, window.start_s)
         for start_s, end_s in self._taken[window.sender, window.receiver]:
             if begins_s + size_bytes / window.rate_Bps <= start_s:
                 break
             begins_s = max(begins_s, end_s)
-        return begins_s, max(0.0, window.end_s - begins_s) * window.rate_Bps
+        return begins_s, max(0.0, closes_s - begins_s) * window.rate_Bps

@@ -139,7 +139,7 @@ def network_of(problem: Problem, guard_s: float = 0.0) -> Network:
     before: Window | None = None
     for index, following in zip(order, [*order[1:], None], strict=False):
         one, after = windows[index], None if following is None else windows[following]
-        end_s = one.end_s if after and _goes_on(one, after) else one.end_s - one.delay_s - guard_s
+        end_s = problem.closes_s[index] - (0.0 if after and _goes_on(one, after) else guard_s)
         if before and _goes_on(before, one) and before.rate_Bps == one.rate_Bps:
             runs[-1].append((one.start_s, index))
             rows[-1] = (*rows[-1][:3], end_s, one.rate_Bps)

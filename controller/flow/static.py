@@ -26,8 +26,9 @@ Arc = tuple[str, str, int, int]
 
 
 class Static(FlowScheduler):
-    """In each slot, in which no link opens or closes, as much as gets through from where it is to where it belongs
-    inside that slot; what does not stays where it was when the slot began. Nothing is moved nearer to a later contact.
+    """In each slot, as much as gets through from where it is to where it belongs inside that slot; what does not stays
+    where it was when the slot began. Nothing is moved nearer to a later contact. In a slot no link opens or closes: one
+    closes a delay before its pass ends, because what leaves later is lost.
 
     Demands for several nodes from several others are planned node by node on what capacity the ones before leave.
     """
@@ -62,7 +63,7 @@ class Static(FlowScheduler):
 
 
 def _instants(problem: Problem) -> list[float]:
-    edges_s = [at_s for window in problem.windows for at_s in (window.start_s, window.end_s)]
+    edges_s = [window.start_s for window in problem.windows] + list(problem.closes_s)
     ready_s = sorted({at_s for demand in problem.demands for at_s in demand.ready_s.values()})
     step = -(-len(ready_s) // MOST_RELEASES) or 1
     releases_s = ready_s[step - 1 :: step] + ready_s[-1:]
@@ -84,7 +85,7 @@ class _Slot:
     def __init__(self, problem: Problem, demands: Sequence[Demand], start_s: float, end_s: float) -> None:
         self._problem = problem
         self._start_s, self._end_s = start_s, end_s
-        self._open = [i for i, w in enumerate(problem.windows) if w.start_s <= start_s and w.end_s >= end_s]
+        self._open = [i for i, w in enumerate(problem.windows) if w.start_s <= start_s and problem.closes_s[i] >= end_s]
         self._groups = _groups([
             replace(demand, ready_s=held)
             for demand in demands

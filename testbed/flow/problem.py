@@ -78,6 +78,21 @@ class Problem:
         return max((window.end_s for window in self.windows), default=self.start_s)
 
     @cached_property
+    def closes_s(self) -> tuple[float, ...]:
+        """Of each window: until when what leaves still arrives (mission time), a delay before the end of the pass that
+        the window is part of. A pass is windows of one link each of which begins when the one before ends."""
+        ends_s: dict[tuple[str, str, float], float] = {}
+        closes_s = [0.0] * len(self.windows)
+        for index in sorted(range(len(self.windows)), key=lambda i: -self.windows[i].start_s):
+            window = self.windows[index]
+            link = window.sender, window.receiver
+            pass_ends_s = ends_s.get((*link, window.end_s), window.end_s)
+            begun = *link, window.start_s
+            ends_s[begun] = max(pass_ends_s, ends_s.get(begun, pass_ends_s))
+            closes_s[index] = min(window.end_s, pass_ends_s - window.delay_s)
+        return tuple(closes_s)
+
+    @cached_property
     def total_bytes(self) -> float:
         """Of all demands."""
         return sum(demand.size_bytes for demand in self.demands)

@@ -107,6 +107,22 @@ def test_nothing_is_moved_nearer_to_a_later_contact() -> None:
         Static().schedule(Problem((a_to_b, Window("b", "ground", 5, 10, 9e6)), (fits,)))
 
 
+def test_the_last_delay_of_a_pass_is_not_used() -> None:
+    """9 MB/s from 0 to 5 s, 0.5 s away: 40.5 MB arrive before the pass ends, and not one more. The link
+    behind it closes a second before its end, but not where its next window begins."""
+    window = Window("a", "b", 0, 5, 9e6, 0.5)
+    schedule = Static().schedule(Problem((window,), (Demand("x", {"a": 0.0}, "b", 40.5e6),)))
+    assert [hop.end_s for share in schedule.shares for hop in share.hops] == [pytest.approx(4.5)]
+    with pytest.raises(FlowError):
+        Static().schedule(Problem((window,), (Demand("x", {"a": 0.0}, "b", 41e6),)))
+    onward = Window("b", "ground", 0, 4, 9e6, 1.0)
+    way = Demand("x", {"a": 0.0}, "ground", 27e6)
+    assert Static().schedule(Problem((window, onward), (way,))).completion_s == pytest.approx(3.0)
+    longer = window, onward, Window("b", "ground", 4, 8, 9e6, 1.0)
+    more = Demand("x", {"a": 0.0}, "ground", 40.5e6)
+    assert Static().schedule(Problem(longer, (more,))).completion_s == pytest.approx(4.5)
+
+
 def test_copies_leave_from_all_holders_and_no_byte_twice() -> None:
     """Two contacts at 3 and 1 MB/s and 8 MB that both satellites hold: 2 s, 6 MB by one and 2 by the other."""
     windows = Window("a", "ground", 0, 100, 3e6), Window("b", "ground", 0, 100, 1e6)
