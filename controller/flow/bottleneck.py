@@ -70,7 +70,7 @@ class Cut:
             return f"nothing leads to where {whose} should be by {clock(self.by_s)} of mission time"
         ways = [f"{s.sender} -> {s.receiver} between {clock(s.start_s)} and {clock(s.end_s)}" for s in self.spans]
         ways += [f"the storage of {name}" for name in self.storage]
-        return f"{_listed(ways)} of mission time: {_amount(self.missing_bytes)} of {whose} too much for it"
+        return f"{_listed(ways)} of mission time: {amount(self.missing_bytes)} of {whose} too much for it"
 
 
 def bottleneck(problem: Problem, by_s: float) -> str:
@@ -196,7 +196,8 @@ def _listed(words: list[str] | tuple[str, ...]) -> str:
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-def _amount(size_bytes: float) -> str:
+def amount(size_bytes: float) -> str:
+    """Bytes in the unit that fits."""
     for unit in ("B", "kB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:.3g} {unit}"

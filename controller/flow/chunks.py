@@ -67,7 +67,10 @@ class ChunkPlanner:
             replayed = replay(problem, schedule, piece_bytes)
         if replayed.missing_bytes:
             late = ", ".join(sorted(replayed.missing_bytes)[:3])
-            raise FlowError(f"the last contacts are too full: {len(replayed.missing_bytes)} chunks miss them ({late})")
+            full = f", and the storage of {', '.join(replayed.held_up_bytes)} is" if replayed.held_up_bytes else ""
+            raise FlowError(
+                f"the last contacts are too full{full}: {len(replayed.missing_bytes)} chunks miss them ({late})"
+            )
         return Solved(problem, fluid.completion_s, schedule, replayed)
 
 
