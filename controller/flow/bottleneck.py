@@ -27,7 +27,8 @@ from controller.flow.cells import (
     useful_links,
 )
 from controller.flow.network import Bools, network_of
-from testbed.flow.problem import Problem
+from testbed.errors import FlowError
+from testbed.flow.problem import Demand, Problem
 
 MOST_NAMED = 4
 """Links that a text names one by one."""
@@ -76,6 +77,28 @@ class Cut:
 def bottleneck(problem: Problem, by_s: float) -> str:
     """What keeps the demands from being through by an instant (mission time), in words."""
     return str(find_cut(problem, by_s))
+
+
+def in_the_way(problem: Problem, demand: Demand) -> str:
+    """What keeps a demand from being through in time whatever the schedule, in words; and where that is nothing, that
+    it is the schedule."""
+    cut = find_cut(problem, problem.end_s)
+    if demand.name in cut.demands:
+        return str(cut)
+    return "no link is too narrow or closes too early: another schedule may have it there in time"
+
+
+def too_late(demand: Demand, end_s: float, found: str, more: str = "") -> FlowError:
+    """The error for a demand that is not through by its deadline, or by ``end_s``, when the last window ends.
+    ``found`` is what is in the way; ``more`` ends the sentence."""
+    late = "its deadline" if demand.deadline_s <= end_s else "the end of the last window"
+    by = clock(min(demand.deadline_s, end_s))
+    return FlowError(
+        f"demand {demand.name} cannot be at {demand.destination} by {late}, {by} of mission time{more}",
+        field="flow",
+        found=found,
+        allowed="more or longer windows, fewer bytes or a later deadline",
+    )
 
 
 def find_cut(problem: Problem, by_s: float) -> Cut:

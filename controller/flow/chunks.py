@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from controller.flow.bottleneck import clock, in_the_way, too_late
 from controller.flow.replay import Replayed, replay
-from controller.flow.whole import whole
+from controller.flow.whole import TOUCH_S, whole
 from testbed.errors import BugError, FlowError
 from testbed.flow.assignment import Assignment, FlowPlan
 from testbed.flow.problem import Demand, Problem, Window
@@ -55,7 +56,8 @@ class ChunkPlanner:
         return FlowPlan(tuple(sorted(assignments, key=lambda a: (a.start_s, a.chunk))))
 
     def solve(self, problem: Problem) -> Solved:
-        """Schedule, keep chunks whole, replay. FlowError when the scheduler finds no way."""
+        """Schedule, keep chunks whole, replay. FlowError when the scheduler finds no way, or one that takes a chunk
+        past its deadline."""
         fluid = self._scheduler.schedule(problem)
         piece_bytes = max((demand.size_bytes for demand in problem.demands), default=1.0)
         schedule = whole(problem, fluid)
@@ -71,7 +73,19 @@ class ChunkPlanner:
             raise FlowError(
                 f"the last contacts are too full{full}: {len(replayed.missing_bytes)} chunks miss them ({late})"
             )
+        self._check_deadlines(problem, replayed)
         return Solved(problem, fluid.completion_s, schedule, replayed)
+
+    @staticmethod
+    def _check_deadlines(problem: Problem, replayed: Replayed) -> None:
+        """FlowError for a chunk that is in time as a fluid, and too late as a whole."""
+        for share in replayed.shares:
+            demand = problem.demand[share.demand]
+            if share.hops and demand.deadline_s < math.inf:
+                at_s = share.hops[-1].end_s + problem.windows[share.hops[-1].window].delay_s
+                if at_s > demand.deadline_s + TOUCH_S:
+                    more = f": sent whole it is at {clock(at_s)}"
+                    raise too_late(demand, problem.end_s, in_the_way(problem, demand), more)
 
 
 def _falls_behind(schedule: Schedule, replayed: Replayed) -> bool:

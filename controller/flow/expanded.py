@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from controller.flow.bottleneck import clock, cut_of, still_short_until_s
+from controller.flow.bottleneck import cut_of, still_short_until_s, too_late
 from controller.flow.bound import network_bound_s
 from controller.flow.cells import (
     Commodity,
@@ -257,14 +257,7 @@ class _Search:
     def _impossible(self, flow: Flow) -> FlowError:
         cut = cut_of(flow)
         demand = min((self._problem.demand[name] for name in cut.demands), key=lambda one: one.deadline_s)
-        by_s = min(demand.deadline_s, self._network.end_s)
-        late = "its deadline" if demand.deadline_s <= self._network.end_s else "the end of the last window"
-        return FlowError(
-            f"demand {demand.name} cannot be at {demand.destination} by {late}, {clock(by_s)} of mission time",
-            field="flow",
-            found=str(cut),
-            allowed="more or longer windows, fewer bytes or a later deadline",
-        )
+        return too_late(demand, self._network.end_s, str(cut))
 
 
 class _Planned(NamedTuple):

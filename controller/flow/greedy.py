@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from controller.flow.bottleneck import clock
+from controller.flow.bottleneck import amount, clock, in_the_way, too_late
 from testbed.errors import FlowError
 from testbed.flow.problem import Demand, Problem, Window
 from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
@@ -26,17 +26,20 @@ class Greedy(FlowScheduler):
     then. What cannot get anywhere through it does not wait for it.
 
     A contact is a link while it is up, unless it is up from now to the horizon: such links, at whatever rates, are used
-    by everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward).
+    by everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward). Of those
+    that get to a contact at the same time the heaviest goes first; deadlines change nothing, but one that is not met is
+    a FlowError.
     """
 
     name: ClassVar[str] = "greedy"
 
     def schedule(self, problem: Problem) -> Schedule:
-        """Shares in the order in which they were decided on. FlowError names a demand that finds no contact."""
+        """Shares in the order in which they were decided on. FlowError names a demand that finds no contact, or that is
+        later than its deadline, and what is in the way."""
         queue = _Queue(problem)
         here = [d for d in problem.demands if d.destination in d.ready_s]
         shares = [Share(demand.name, demand.size_bytes, ()) for demand in here]
-        arrived_s = [demand.ready_s[demand.destination] for demand in here]
+        arrived_s = {demand.name: demand.ready_s[demand.destination] for demand in here}
         left = [
             _Rest(demand, problem.start_s)
             for demand in problem.demands
@@ -45,7 +48,17 @@ class Greedy(FlowScheduler):
         while left:
             sent, left = queue.through(queue.first_contact(left), left)
             shares += sent
-        return Schedule(tuple(shares), max([queue.completion_s, *arrived_s]))
+        for share in shares:
+            if share.hops:
+                at_s = share.hops[-1].end_s + problem.windows[share.hops[-1].window].delay_s
+                arrived_s[share.demand] = max(arrived_s.get(share.demand, at_s), at_s)
+        for demand in problem.demands:
+            at_s = arrived_s.get(demand.name, problem.start_s)
+            if at_s > demand.deadline_s + TOUCH_S:
+                raise too_late(
+                    demand, problem.end_s, in_the_way(problem, demand), f": by first contacts it is at {clock(at_s)}"
+                )
+        return Schedule(tuple(shares), max([queue.completion_s, *arrived_s.values()]))
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,10 @@ class _Queue:
             if found is None:
                 raise FlowError(
                     f"{rest.demand.name} finds no contact towards {rest.demand.destination} after {clock(rest.from_s)} "
-                    f"of mission time: {rest.demand.size_bytes / 1e6:,.3f} MB of it are left"
+                    f"of mission time: {amount(rest.demand.size_bytes)} of it are left",
+                    field="flow",
+                    found=in_the_way(self._problem, rest.demand),
+                    allowed="more or longer windows, or fewer bytes",
                 )
             ways.append(found)
         _, way = min(ways)
@@ -131,7 +147,7 @@ class _Queue:
         ways = [(self._first_way(rest, usable), rest) for rest in rests]
         left += [rest for way, rest in ways if way is None]
         going = [(way, rest) for way, rest in ways if way is not None]
-        for (_, way), rest in sorted(going, key=lambda one: (one[0][0], one[1].demand.name)):
+        for (_, way), rest in sorted(going, key=lambda one: (one[0][0], -one[1].demand.weight, one[1].demand.name)):
             sent, rest_bytes = self._sent(rest, way, usable)
             shares += sent
             if rest_bytes > 0:

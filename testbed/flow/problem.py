@@ -44,7 +44,8 @@ class Demand:
 
     ``ready_s`` says from when each of the nodes that hold them has them (mission seconds): more than one node where
     copies exist, as after an all-gather, and then any of them may send any part. ``weight`` is what a second of this
-    demand's delay counts against others'; ``deadline_s`` by when it should be through.
+    demand's delay counts against others'; ``deadline_s`` by when it must be through (mission time): a scheduler
+    may put others behind it, and has no answer where it is later.
     """
 
     name: str

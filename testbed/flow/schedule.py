@@ -47,8 +47,8 @@ class FlowScheduler(ABC):
 
     @abstractmethod
     def schedule(self, problem: Problem) -> Schedule:
-        """Shares that together carry every demand whole.
+        """Shares that together carry every demand whole, and through by its deadline.
 
-        The same problem gives the same schedule, in any process. Raises :class:`~testbed.errors.FlowError` when the
-        windows cannot carry the demands, with what stands in the way in words.
+        The same problem gives the same schedule, in any process. Raises :class:`~testbed.errors.FlowError` when it
+        finds none, with a demand that is not through and what stands in the way, in words.
         """

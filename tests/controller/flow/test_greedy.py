@@ -104,8 +104,17 @@ def test_the_last_delay_of_a_contact_is_not_used() -> None:
 
 def test_who_finds_no_contact_is_named() -> None:
     windows = Window("a", "ground", 0, 5, 1e6), HORIZON
-    with pytest.raises(FlowError, match=r"^x finds no contact towards ground after 0:05 .* 1\.000 MB of it are left"):
+    with pytest.raises(
+        FlowError, match=r"^x finds no contact towards ground after 0:05 .*: 1 MB of it are left"
+    ) as raised:
         Greedy().schedule(Problem(windows, (Demand("x", {"a": 0.0}, "ground", 6e6),)))
+    assert raised.value.found == "a -> ground between 0:00 and 0:05 of mission time: 1 MB of x too much for it"
+
+
+def test_of_those_that_are_there_together_the_heaviest_goes_first() -> None:
+    windows = Window("a", "ground", 5, 50, 1), HORIZON
+    light, heavy = Demand("x", {"a": 0.0}, "ground", 5), Demand("y", {"a": 0.0}, "ground", 5, weight=2.0)
+    assert [share.demand for share in Greedy().schedule(Problem(windows, (light, heavy))).shares] == ["y", "x"]
 
 
 def test_what_is_there_already_is_not_sent() -> None:
