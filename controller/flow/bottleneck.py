@@ -156,7 +156,7 @@ def _described(flow: Flow, side: Bools, by_s: float) -> Cut:
     for place in cut[np.argsort(crossings.start_s[cut], kind="stable")].tolist():
         link = int(crossings.link[place])
         start_s, end_s = float(crossings.start_s[place]), float(crossings.end_s[place])
-        windows.update(graph.network.windows_in(int(links.base[link]), start_s, end_s))
+        windows.update(graph.network.runs.windows_in(int(links.base[link]), start_s, end_s))
         of_link = spans[int(links.sender[link]), int(links.receiver[link])]
         size_bytes = float(crossings.size_bytes[place])
         if of_link and of_link[-1][1] >= start_s:

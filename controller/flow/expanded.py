@@ -36,7 +36,7 @@ from controller.flow.cells import (
     useful_links,
 )
 from controller.flow.network import Bools, Floats, Network, network_of
-from controller.flow.paths import deliveries
+from controller.flow.paths import crossings_used, deliveries
 from testbed.errors import BugError, FlowError
 from testbed.flow.problem import Demand, Problem
 from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
@@ -63,6 +63,10 @@ LEAST_CELLS = 8
 
 DUST = 1e-7
 """Shares that are less of their demand than this are not sent: their bytes go with its largest one."""
+
+CLIMBS = 2
+CLIMB_CELLS = 4
+"""How many steps towards the bound are taken on cells so few that they cost a fraction of one on the grid."""
 
 PATIENCE = 3
 """Steps of the search that go no further than is proved, before it leaps."""
@@ -191,7 +195,20 @@ class _Search:
 
     def least(self, from_s: float) -> tuple[Flow, float]:
         """The same by optimistic cells: the flow can be sent only where they are exact."""
-        return self._certain(from_s, self._optimistic)
+        return self._certain(self._climbed_s(from_s), self._optimistic)
+
+    def _climbed_s(self, from_s: float) -> float:
+        """A later instant to begin at where time is not cut at every event: proved by flows that cost little."""
+        at_s = from_s
+        for _ in range(CLIMBS):
+            if at_s >= self._network.end_s or self._is_exact(at_s):
+                break
+            flow = self._flow(at_s, lambda by_s: OptimisticCells(late_edges_s(self._network, by_s, CLIMB_CELLS)))
+            proved_s = at_s if flow.is_through else still_short_until_s(flow)
+            if not at_s < proved_s < math.inf:
+                break
+            at_s = proved_s
+        return at_s
 
     def _edges_s(self, by_s: float) -> Floats:
         return event_edges_s(self._network, self._commodity, by_s)
@@ -276,7 +293,7 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
     for demands in alike.values():
         demands.sort(key=lambda demand: (demand.deadline_s, -demand.weight))
     left_bytes = {demand.name: demand.size_bytes for demand in graph.commodity.demands}
-    parts: dict[str, list[tuple[float, tuple[int, ...]]]] = {name: [] for name in left_bytes}
+    parts: dict[str, list[tuple[float, list[int]]]] = {name: [] for name in left_bytes}
     heaviest: dict[object, float] = defaultdict(float)
     for (key, _), demands in alike.items():
         heaviest[key] = max(heaviest[key], *(demand.weight for demand in demands))
@@ -288,7 +305,7 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
             left_bytes[demand.name] -= part_bytes
             units_bytes -= part_bytes
             if part_bytes > DUST * demand.size_bytes:
-                parts[demand.name].append((part_bytes, one.crossings))
+                parts[demand.name].append((part_bytes, one.moves))
 
     hops = _hops(flow)
     for demand in graph.commodity.demands:
@@ -299,7 +316,7 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
         others_bytes = math.fsum(size for place, (size, _) in enumerate(mine) if place != largest)
         mine[largest] = demand.size_bytes - others_bytes, mine[largest][1]
         for size_bytes, way in mine:
-            share = Share(demand.name, size_bytes, tuple([hops[crossing] for crossing in way]))
+            share = Share(demand.name, size_bytes, tuple([hops[move] for move in way]))
             if way:
                 last = share.hops[-1]
                 yield _Planned(share, (last.end_s, -demand.weight, last.start_s))
@@ -308,16 +325,12 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
                 yield _Planned(share, (at_s, -demand.weight, at_s))
 
 
-def _hops(flow: Flow) -> dict[int, Hop]:
+def _hops(flow: Flow) -> list[Hop]:
     """Of the crossings that carry anything."""
-    crossings, network = flow.graph.crossings, flow.graph.network
-    places = np.flatnonzero(flow.by_arc[flow.graph.crossed])
-    base = network.links.base[crossings.link[places]].tolist()
-    spans_s = crossings.start_s[places].tolist(), crossings.end_s[places].tolist()
-    return {
-        place: Hop(network.window_at(run, start_s), start_s, end_s)
-        for place, run, start_s, end_s in zip(places.tolist(), base, *spans_s, strict=True)
-    }
+    crossings, network, used = flow.graph.crossings, flow.graph.network, crossings_used(flow)
+    start_s, end_s = crossings.start_s[used], crossings.end_s[used]
+    windows = network.runs.windows_at(network.links.base[crossings.link[used]], start_s)
+    return [Hop(*columns) for columns in zip(windows.tolist(), start_s.tolist(), end_s.tolist(), strict=True)]
 
 
 def _left_by(network: Network, used: Bools, flow: Flow) -> Network:

@@ -31,13 +31,14 @@ Waiting = defaultdict[int, list[Parcel]]
 
 
 class Delivery(NamedTuple):
-    """Units of one supply that arrive at ``node`` in ``cell`` by these crossings (in order)."""
+    """Units of one supply that arrive at ``node`` in ``cell``. ``moves`` are the crossings that brought them, in order:
+    each a place in ``crossings_used``."""
 
     supply: int
     node: int
     cell: int
     units: int
-    crossings: tuple[int, ...]
+    moves: list[int]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,12 @@ class _Moves:
     sender: list[int]
     receiver: list[int]
     units: list[int]
-    crossing: list[int]
+
+
+def crossings_used(flow: Flow) -> Ints:
+    """The crossings that carry anything."""
+    used: Ints = np.flatnonzero(flow.by_arc[flow.graph.crossed])
+    return used
 
 
 def deliveries(flow: Flow, weights: Sequence[float]) -> Iterator[Delivery]:
@@ -56,11 +62,11 @@ def deliveries(flow: Flow, weights: Sequence[float]) -> Iterator[Delivery]:
     A way that returns to a node is cut short there (its bytes wait instead), unless the node's storage is limited.
     """
     graph, crossings = flow.graph, flow.graph.crossings
-    used = np.flatnonzero(flow.by_arc[graph.crossed])
+    used = crossings_used(flow)
     link, cell = crossings.link[used], crossings.cell[used]
     sender, receiver = graph.network.links.sender, graph.network.links.receiver
     units = flow.by_arc[graph.crossed][used]
-    moves = _Moves(sender[link].tolist(), receiver[link].tolist(), units.tolist(), used.tolist())
+    moves = _Moves(sender[link].tolist(), receiver[link].tolist(), units.tolist())
     ahead, behind = crossings.tail_cell[used] < cell, crossings.head_cell[used] > cell
     count = graph.cells.count
     early, steady, late, over = (
@@ -85,10 +91,8 @@ def deliveries(flow: Flow, weights: Sequence[float]) -> Iterator[Delivery]:
         stacks.put(stacks.carry(late[cell_number], defaultdict(list)))
         stacks.put(overdue)
     limited = np.isfinite(graph.network.storage_bytes).tolist()
-    crossing = moves.crossing
     for node, at, (_, supply, size, place) in found:
-        way = _without_loops(moves, stacks.way(place), limited)
-        yield Delivery(supply, node, at, size, tuple([crossing[move] for move in way]))
+        yield Delivery(supply, node, at, size, _without_loops(moves, stacks.way(place), limited))
 
 
 class _Stacks:
