@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_
 from itertools import count
+from typing import NamedTuple
 
 from controller.flow.bottleneck import amount
 from testbed.errors import FlowError
@@ -59,8 +60,7 @@ def replay(problem: Problem, schedule: Schedule, piece_bytes: float = PIECE_BYTE
     return _Run(problem, schedule, piece_bytes).result()
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """``part`` is how much of its share comes before it; ``missed_bytes`` how much of it has missed a pass so far."""
 
     share: int
@@ -70,8 +70,7 @@ class _Piece:
     missed_bytes: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Sent:
+class _Sent(NamedTuple):
     """When a piece begins to leave, has left and has arrived, and how much of it a later pass than planned carries."""
 
     begins_s: float
@@ -241,7 +240,7 @@ class _Run:
             self._missed[share.demand] += missed_bytes - piece.missed_bytes
         link.busy_until_s = sent.left_s
         heapq.heappush(self._next, (sent.left_s, next(self._order), None, link))
-        onward = with_(piece, hop=piece.hop + 1, missed_bytes=missed_bytes)
+        onward = _Piece(piece.share, piece.size_bytes, piece.hop + 1, piece.part, missed_bytes)
         heapq.heappush(self._next, (sent.arrives_s, next(self._order), onward, None))
 
     def _first(self, link: _Link) -> _Piece | None:
