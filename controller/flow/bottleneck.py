@@ -27,7 +27,8 @@ from controller.flow.cells import (
     useful_links,
 )
 from controller.flow.network import Bools, network_of
-from testbed.flow.problem import Problem
+from testbed.errors import FlowError
+from testbed.flow.problem import Demand, Problem
 
 MOST_NAMED = 4
 """Links that a text names one by one."""
@@ -70,12 +71,34 @@ class Cut:
             return f"nothing leads to where {whose} should be by {clock(self.by_s)} of mission time"
         ways = [f"{s.sender} -> {s.receiver} between {clock(s.start_s)} and {clock(s.end_s)}" for s in self.spans]
         ways += [f"the storage of {name}" for name in self.storage]
-        return f"{_listed(ways)} of mission time: {_amount(self.missing_bytes)} of {whose} too much for it"
+        return f"{_listed(ways)} of mission time: {amount(self.missing_bytes)} of {whose} too much for it"
 
 
 def bottleneck(problem: Problem, by_s: float) -> str:
     """What keeps the demands from being through by an instant (mission time), in words."""
     return str(find_cut(problem, by_s))
+
+
+def in_the_way(problem: Problem, demand: Demand) -> str:
+    """What keeps a demand from being through in time whatever the schedule, in words; and where that is nothing, that
+    it is the schedule."""
+    cut = find_cut(problem, problem.end_s)
+    if demand.name in cut.demands:
+        return str(cut)
+    return "no link is too narrow or closes too early: another schedule may have it there in time"
+
+
+def too_late(demand: Demand, end_s: float, found: str, more: str = "") -> FlowError:
+    """The error for a demand that is not through by its deadline, or by ``end_s``, when the last window ends.
+    ``found`` is what is in the way; ``more`` ends the sentence."""
+    late = "its deadline" if demand.deadline_s <= end_s else "the end of the last window"
+    by = clock(min(demand.deadline_s, end_s))
+    return FlowError(
+        f"demand {demand.name} cannot be at {demand.destination} by {late}, {by} of mission time{more}",
+        field="flow",
+        found=found,
+        allowed="more or longer windows, fewer bytes or a later deadline",
+    )
 
 
 def find_cut(problem: Problem, by_s: float) -> Cut:
@@ -133,7 +156,7 @@ def _described(flow: Flow, side: Bools, by_s: float) -> Cut:
     for place in cut[np.argsort(crossings.start_s[cut], kind="stable")].tolist():
         link = int(crossings.link[place])
         start_s, end_s = float(crossings.start_s[place]), float(crossings.end_s[place])
-        windows.update(graph.network.windows_in(int(links.base[link]), start_s, end_s))
+        windows.update(graph.network.runs.windows_in(int(links.base[link]), start_s, end_s))
         of_link = spans[int(links.sender[link]), int(links.receiver[link])]
         size_bytes = float(crossings.size_bytes[place])
         if of_link and of_link[-1][1] >= start_s:
@@ -196,7 +219,8 @@ def _listed(words: list[str] | tuple[str, ...]) -> str:
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-def _amount(size_bytes: float) -> str:
+def amount(size_bytes: float) -> str:
+    """Bytes in the unit that fits."""
     for unit in ("B", "kB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:.3g} {unit}"

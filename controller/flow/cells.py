@@ -30,6 +30,12 @@ from testbed.flow.problem import Demand
 UNITS_EXPONENT = 50
 """All bytes are about 2^50 units: room for 2^13 arcs that each hold them all at one vertex, in 63 bits."""
 
+GRADE = 2.0
+"""How much longer a cell is than the next one towards a fine end of a grid."""
+
+MOST_STEPS = 5
+"""Cells from a fine end in which they get longer; all beyond are of one length."""
+
 
 @dataclass(frozen=True)
 class Supply:
@@ -199,6 +205,28 @@ def grid_edges_s(network: Network, until_s: float, count: int) -> Floats:
     return np.linspace(network.start_s, max(until_s, network.start_s), count + 1)
 
 
+def late_edges_s(network: Network, until_s: float, count: int) -> Floats:
+    """``count`` cells that get shorter towards ``until_s``: that all in a cell happens at once brings bytes forward
+    least where the cells before the end are short."""
+    return _graded_edges_s(network, until_s, np.arange(count)[::-1])
+
+
+def outer_edges_s(network: Network, until_s: float, count: int) -> Floats:
+    """``count`` cells that get shorter towards both ends: what waits for a next cell leaves the links behind it idle
+    in the first, and is too late in the last. As good as several times as many cells of one length."""
+    place = np.arange(count)
+    return _graded_edges_s(network, until_s, np.minimum(place, place[::-1]))
+
+
+def _graded_edges_s(network: Network, until_s: float, steps: Ints) -> Floats:
+    """``steps``: of each cell, how many others are between it and a fine end."""
+    sizes = GRADE ** np.minimum(steps, MOST_STEPS).astype(np.float64)
+    end_s = max(until_s, network.start_s)
+    inside_s = network.start_s + np.cumsum(sizes[:-1]) / sizes.sum() * (end_s - network.start_s)
+    edges_s: Floats = np.concatenate([[network.start_s], inside_s, [end_s]])
+    return edges_s
+
+
 @dataclass(frozen=True)
 class Graph:
     """A flow network in integers: arcs as columns ``tail``, ``head``, ``capacity`` (units of ``unit_bytes``).
@@ -279,9 +307,11 @@ def expand(network: Network, commodity: Commodity, cells: OptimisticCells) -> Gr
     supply_tail: list[int] = []
     supply_head: list[int] = []
     supply_units: list[int] = []
+    instants_s = {at_s for supply in commodity.supplies for _, at_s in supply.ready_s}
+    release_cell = {at_s: cells.release_cell(at_s) if at_s <= cells.edges_s[-1] else count for at_s in instants_s}
     for number, (supply, size) in enumerate(zip(commodity.supplies, sizes, strict=True)):
         for node, at_s in supply.ready_s:
-            from_cell = cells.release_cell(at_s) if at_s <= cells.edges_s[-1] else count
+            from_cell = release_cell[at_s]
             until_cell = count if limited[node] else min(from_cell + 1, count)
             for cell in range(from_cell, until_cell):
                 supply_tail.append(first_supply + number)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from controller.flow.bottleneck import clock, in_the_way, too_late
 from controller.flow.prompt import prompt
 from controller.flow.replay import Replayed, replay
-from controller.flow.whole import whole
+from controller.flow.whole import TOUCH_S, whole
 from testbed.errors import BugError, FlowError
 from testbed.flow.assignment import Assignment, FlowPlan
 from testbed.flow.problem import Demand, Problem, Window
@@ -56,7 +57,8 @@ class ChunkPlanner:
         return FlowPlan(tuple(sorted(assignments, key=lambda a: (a.start_s, a.chunk))))
 
     def solve(self, problem: Problem) -> Solved:
-        """Schedule, keep chunks whole, replay. FlowError when the scheduler finds no way."""
+        """Schedule, keep chunks whole, replay. FlowError when the scheduler finds no way, or one that takes a chunk
+        past its deadline."""
         fluid = self._scheduler.schedule(problem)
         piece_bytes = max((demand.size_bytes for demand in problem.demands), default=1.0)
         found = self._rounded(problem, fluid, piece_bytes, 0.0)
@@ -64,11 +66,15 @@ class ChunkPlanner:
             # Senders do not wait for what is planned next when something else is there: what was planned for the end
             # of a pass may then miss it.
             found += self._rounded(problem, fluid, piece_bytes, 1.0)
-        best = min(found, key=lambda one: (len(one.replayed.missing_bytes), one.replayed.completion_s))
-        missing = best.replayed.missing_bytes
+        best = min(found, key=lambda one: (len(one.replayed.missing_bytes), len(one.late), one.replayed.completion_s))
+        missing, held_up = best.replayed.missing_bytes, best.replayed.held_up_bytes
         if missing:
-            late = ", ".join(sorted(missing)[:3])
-            raise FlowError(f"the last contacts are too full: {len(missing)} chunks miss them ({late})")
+            some = ", ".join(sorted(missing)[:3])
+            full = f", and the storage of {', '.join(held_up)} is" if held_up else ""
+            raise FlowError(f"the last contacts are too full{full}: {len(missing)} chunks miss them ({some})")
+        for demand, at_s in best.late:
+            more = f": sent whole it is at {clock(at_s)}"
+            raise too_late(demand, problem.end_s, in_the_way(problem, demand), more)
         return Solved(problem, fluid.completion_s, best.schedule, best.replayed)
 
     def _rounded(self, problem: Problem, fluid: Schedule, piece_bytes: float, spare: float) -> list[_Rounded]:
@@ -80,7 +86,7 @@ class ChunkPlanner:
             except FlowError as error:
                 full = error
             else:
-                found.append(_Rounded(schedule, replay(problem, schedule, piece_bytes)))
+                found.append(_Rounded(problem, schedule, replay(problem, schedule, piece_bytes)))
         if full is not None and not found:
             raise full
         return found
@@ -88,6 +94,9 @@ class ChunkPlanner:
 
 @dataclass(frozen=True)
 class _Rounded:
+    """A schedule of whole chunks, and what became of it."""
+
+    problem: Problem
     schedule: Schedule
     replayed: Replayed
 
@@ -95,6 +104,18 @@ class _Rounded:
     def in_time(self) -> bool:
         """Whether nothing misses a pass that it was planned for."""
         return not self.replayed.missing_bytes and self.replayed.completion_s <= self.schedule.completion_s + LAG_S
+
+    @property
+    def late(self) -> list[tuple[Demand, float]]:
+        """What a fluid would have in time, and a whole chunk has not: when it arrives."""
+        found = []
+        for share in self.replayed.shares:
+            demand = self.problem.demand[share.demand]
+            if share.hops and demand.deadline_s < math.inf:
+                at_s = share.hops[-1].end_s + self.problem.windows[share.hops[-1].window].delay_s
+                if at_s > demand.deadline_s + TOUCH_S:
+                    found.append((demand, at_s))
+        return found
 
 
 def flow_problem(mission: MissionPlan, demands: Sequence[Demand], now_s: float, over: frozenset[str]) -> Problem:

@@ -15,11 +15,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from controller.flow.bottleneck import clock, cut_of, still_short_until_s
+from controller.flow.bottleneck import cut_of, still_short_until_s, too_late
 from controller.flow.bound import network_bound_s
 from controller.flow.cells import (
     Commodity,
@@ -28,25 +28,29 @@ from controller.flow.cells import (
     OptimisticCells,
     event_edges_s,
     expand,
-    grid_edges_s,
+    late_edges_s,
     maximum_flow,
+    outer_edges_s,
     pooled,
     ready_key,
     useful_links,
 )
 from controller.flow.network import Bools, Floats, Network, network_of
-from controller.flow.paths import deliveries
+from controller.flow.paths import crossings_used, deliveries
 from testbed.errors import BugError, FlowError
 from testbed.flow.problem import Demand, Problem
 from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
 
 EXACT_VERTICES = 30_000
 """Time is cut at every event as long as that makes no more vertices than this (a solve of some hundredths of a
-second). Beyond it the bound is sought on a grid of about so many."""
+second)."""
 
-GRIDS = (16_000, 48_000, 144_000)
+BOUND_VERTICES = 20_000
+"""Beyond it the bound is sought on a grid of about so many."""
+
+GRIDS = (20_000, 48_000, 144_000)
 """Vertices of the grids on which a schedule is made where time cannot be cut at every event: the first whose schedule
-takes no more than ``GAP`` beyond the bound, else the last. A fine one costs little to solve and much to follow."""
+takes no more than ``GAP`` beyond the bound, else the last. A fine one costs more to solve and to follow."""
 
 GAP = 5e-3
 """Half of what a replay may take beyond the bound."""
@@ -59,6 +63,10 @@ LEAST_CELLS = 8
 
 DUST = 1e-7
 """Shares that are less of their demand than this are not sent: their bytes go with its largest one."""
+
+CLIMBS = 2
+CLIMB_CELLS = 4
+"""How many steps towards the bound are taken on cells so few that they cost a fraction of one on the grid."""
 
 PATIENCE = 3
 """Steps of the search that go no further than is proved, before it leaps."""
@@ -188,7 +196,20 @@ class _Search:
 
     def least(self, from_s: float) -> tuple[Flow, float]:
         """The same by optimistic cells: the flow can be sent only where they are exact."""
-        return self._certain(from_s, self._optimistic)
+        return self._certain(self._climbed_s(from_s), self._optimistic)
+
+    def _climbed_s(self, from_s: float) -> float:
+        """A later instant to begin at where time is not cut at every event: proved by flows that cost little."""
+        at_s = from_s
+        for _ in range(CLIMBS):
+            if at_s >= self._network.end_s or self._is_exact(at_s):
+                break
+            flow = self._flow(at_s, lambda by_s: OptimisticCells(late_edges_s(self._network, by_s, CLIMB_CELLS)))
+            proved_s = at_s if flow.is_through else still_short_until_s(flow)
+            if not at_s < proved_s < math.inf:
+                break
+            at_s = proved_s
+        return at_s
 
     def _edges_s(self, by_s: float) -> Floats:
         return event_edges_s(self._network, self._commodity, by_s)
@@ -196,17 +217,18 @@ class _Search:
     def _is_exact(self, by_s: float) -> bool:
         return len(self._edges_s(by_s)) * len(self._network.names) <= EXACT_VERTICES
 
-    def _grid_s(self, by_s: float, vertices: int) -> Floats:
-        return grid_edges_s(self._network, by_s, max(vertices // len(self._network.names), LEAST_CELLS))
+    def _cells(self, vertices: int) -> int:
+        return max(vertices // len(self._network.names), LEAST_CELLS)
 
     def _optimistic(self, by_s: float) -> OptimisticCells:
-        edges_s = self._edges_s(by_s) if self._is_exact(by_s) else self._grid_s(by_s, EXACT_VERTICES)
-        return OptimisticCells(edges_s)
+        if self._is_exact(by_s):
+            return OptimisticCells(self._edges_s(by_s))
+        return OptimisticCells(late_edges_s(self._network, by_s, self._cells(BOUND_VERTICES)))
 
     def _executable(self, vertices: int, by_s: float) -> OptimisticCells:
         if self._is_exact(by_s):
             return OptimisticCells(self._edges_s(by_s))
-        return ExecutableCells(self._grid_s(by_s, vertices))
+        return ExecutableCells(outer_edges_s(self._network, by_s, self._cells(vertices)))
 
     def _flow(self, by_s: float, cells: Callable[[float], OptimisticCells]) -> Flow:
         self.solves += 1
@@ -253,18 +275,10 @@ class _Search:
     def _impossible(self, flow: Flow) -> FlowError:
         cut = cut_of(flow)
         demand = min((self._problem.demand[name] for name in cut.demands), key=lambda one: one.deadline_s)
-        by_s = min(demand.deadline_s, self._network.end_s)
-        late = "its deadline" if demand.deadline_s <= self._network.end_s else "the end of the last window"
-        return FlowError(
-            f"demand {demand.name} cannot be at {demand.destination} by {late}, {clock(by_s)} of mission time",
-            field="flow",
-            found=str(cut),
-            allowed="more or longer windows, fewer bytes or a later deadline",
-        )
+        return too_late(demand, self._network.end_s, str(cut))
 
 
-@dataclass(frozen=True)
-class _Planned:
+class _Planned(NamedTuple):
     share: Share
     order: tuple[float, float, float]
     """Its arrival, minus its weight, when it begins its last hop."""
@@ -273,14 +287,14 @@ class _Planned:
 def _shares(flow: Flow) -> Iterator[_Planned]:
     """The flow as shares of demands, whole: what rounding has lost is added to each demand's largest share."""
     graph = flow.graph
-    network, crossings = graph.network, graph.crossings
+    network = graph.network
     alike: dict[tuple[object, int], list[Demand]] = defaultdict(list)
     for demand in graph.commodity.demands:
         alike[ready_key(network, demand), network.number[demand.destination]].append(demand)
     for demands in alike.values():
         demands.sort(key=lambda demand: (demand.deadline_s, -demand.weight))
     left_bytes = {demand.name: demand.size_bytes for demand in graph.commodity.demands}
-    parts: dict[str, list[tuple[float, tuple[int, ...]]]] = {name: [] for name in left_bytes}
+    parts: dict[str, list[tuple[float, list[int]]]] = {name: [] for name in left_bytes}
     heaviest: dict[object, float] = defaultdict(float)
     for (key, _), demands in alike.items():
         heaviest[key] = max(heaviest[key], *(demand.weight for demand in demands))
@@ -292,10 +306,9 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
             left_bytes[demand.name] -= part_bytes
             units_bytes -= part_bytes
             if part_bytes > DUST * demand.size_bytes:
-                parts[demand.name].append((part_bytes, one.crossings))
+                parts[demand.name].append((part_bytes, one.moves))
 
-    links = network.links
-    hops: dict[int, Hop] = {}
+    hops = _hops(flow)
     for demand in graph.commodity.demands:
         mine = parts[demand.name]
         if not mine:
@@ -304,18 +317,21 @@ def _shares(flow: Flow) -> Iterator[_Planned]:
         others_bytes = math.fsum(size for place, (size, _) in enumerate(mine) if place != largest)
         mine[largest] = demand.size_bytes - others_bytes, mine[largest][1]
         for size_bytes, way in mine:
-            for crossing in way:
-                if crossing not in hops:
-                    start_s, end_s = float(crossings.start_s[crossing]), float(crossings.end_s[crossing])
-                    window = network.window_at(int(links.base[crossings.link[crossing]]), start_s)
-                    hops[crossing] = Hop(window, start_s, end_s)
-            share = Share(demand.name, size_bytes, tuple(hops[crossing] for crossing in way))
+            share = Share(demand.name, size_bytes, tuple([hops[move] for move in way]))
             if way:
-                arrival = share.hops[-1].end_s, -demand.weight, share.hops[-1].start_s
+                last = share.hops[-1]
+                yield _Planned(share, (last.end_s, -demand.weight, last.start_s))
             else:
                 at_s = max(demand.ready_s[demand.destination], network.start_s)
-                arrival = at_s, -demand.weight, at_s
-            yield _Planned(share, arrival)
+                yield _Planned(share, (at_s, -demand.weight, at_s))
+
+
+def _hops(flow: Flow) -> list[Hop]:
+    """Of the crossings that carry anything."""
+    crossings, network, used = flow.graph.crossings, flow.graph.network, crossings_used(flow)
+    start_s, end_s = crossings.start_s[used], crossings.end_s[used]
+    windows = network.runs.windows_at(network.links.base[crossings.link[used]], start_s)
+    return [Hop(*columns) for columns in zip(windows.tolist(), start_s.tolist(), end_s.tolist(), strict=True)]
 
 
 def _left_by(network: Network, used: Bools, flow: Flow) -> Network:

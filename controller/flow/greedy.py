@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from controller.flow.bottleneck import clock
+from controller.flow.bottleneck import amount, clock, in_the_way, too_late
 from testbed.errors import FlowError
 from testbed.flow.problem import Demand, Problem, Window
 from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
@@ -26,17 +26,20 @@ class Greedy(FlowScheduler):
     then. What cannot get anywhere through it does not wait for it.
 
     A contact is a link while it is up, unless it is up from now to the horizon: such links, at whatever rates, are used
-    by everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward).
+    by everybody at any time. A hop begins when all bytes of the one before have arrived (store and forward). Of those
+    that get to a contact at the same time the heaviest goes first; deadlines change nothing, but one that is not met is
+    a FlowError.
     """
 
     name: ClassVar[str] = "greedy"
 
     def schedule(self, problem: Problem) -> Schedule:
-        """Shares in the order in which they were decided on. FlowError names a demand that finds no contact."""
+        """Shares in the order in which they were decided on. FlowError names a demand that finds no contact, or that is
+        later than its deadline, and what is in the way."""
         queue = _Queue(problem)
         here = [d for d in problem.demands if d.destination in d.ready_s]
         shares = [Share(demand.name, demand.size_bytes, ()) for demand in here]
-        arrived_s = [demand.ready_s[demand.destination] for demand in here]
+        arrived_s = {demand.name: demand.ready_s[demand.destination] for demand in here}
         left = [
             _Rest(demand, problem.start_s)
             for demand in problem.demands
@@ -45,7 +48,17 @@ class Greedy(FlowScheduler):
         while left:
             sent, left = queue.through(queue.first_contact(left), left)
             shares += sent
-        return Schedule(tuple(shares), max([queue.completion_s, *arrived_s]))
+        for share in shares:
+            if share.hops:
+                at_s = share.hops[-1].end_s + problem.windows[share.hops[-1].window].delay_s
+                arrived_s[share.demand] = max(arrived_s.get(share.demand, at_s), at_s)
+        for demand in problem.demands:
+            at_s = arrived_s.get(demand.name, problem.start_s)
+            if at_s > demand.deadline_s + TOUCH_S:
+                raise too_late(
+                    demand, problem.end_s, in_the_way(problem, demand), f": by first contacts it is at {clock(at_s)}"
+                )
+        return Schedule(tuple(shares), max([queue.completion_s, *arrived_s.values()]))
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,10 @@ class _Queue:
             if found is None:
                 raise FlowError(
                     f"{rest.demand.name} finds no contact towards {rest.demand.destination} after {clock(rest.from_s)} "
-                    f"of mission time: {rest.demand.size_bytes / 1e6:,.3f} MB of it are left"
+                    f"of mission time: {amount(rest.demand.size_bytes)} of it are left",
+                    field="flow",
+                    found=in_the_way(self._problem, rest.demand),
+                    allowed="more or longer windows, or fewer bytes",
                 )
             ways.append(found)
         _, way = min(ways)
@@ -131,7 +147,7 @@ class _Queue:
         ways = [(self._first_way(rest, usable), rest) for rest in rests]
         left += [rest for way, rest in ways if way is None]
         going = [(way, rest) for way, rest in ways if way is not None]
-        for (_, way), rest in sorted(going, key=lambda one: (one[0][0], one[1].demand.name)):
+        for (_, way), rest in sorted(going, key=lambda one: (one[0][0], -one[1].demand.weight, one[1].demand.name)):
             sent, rest_bytes = self._sent(rest, way, usable)
             shares += sent
             if rest_bytes > 0:
@@ -174,7 +190,10 @@ class _Queue:
                 continue
             seen.add(node)
             for receiver, listed in sorted(self._out[node].items()):
-                coming = (i for i in listed if i in usable and self._problem.windows[i].end_s > at_s)
+                closes_s = self._problem.closes_s
+                coming = (
+                    i for i in listed if i in usable and closes_s[i] > max(at_s, self._problem.windows[i].start_s)
+                )
                 index = next(coming, None)
                 if index is not None and receiver not in seen:
                     window = self._problem.windows[index]
@@ -186,28 +205,29 @@ class _Queue:
         """As many bytes as get through on every hop before its window ends."""
         windows = [self._problem.windows[index] for index in way]
         dust_bytes = DUST * rest.demand.size_bytes
-        limit_s = windows[0].end_s
+        limit_s = self._problem.closes_s[way[0]]
         while size_bytes > dust_bytes:
             hops: list[Hop] = []
             at_s = max(rest.demand.ready_s[windows[0].sender], rest.from_s)
             for index, window in zip(way, windows, strict=True):
-                begins_s, room_bytes = self._free(window, at_s, size_bytes)
+                closes_s = self._problem.closes_s[index]
+                begins_s, room_bytes = self._free(window, closes_s, at_s, size_bytes)
                 if room_bytes < size_bytes * (1 - DUST):
-                    size_bytes, limit_s = room_bytes, window.end_s
+                    size_bytes, limit_s = room_bytes, closes_s
                     break
                 ends_s = begins_s + size_bytes / window.rate_Bps
-                hops.append(Hop(index, begins_s, min(ends_s, window.end_s)))
+                hops.append(Hop(index, begins_s, min(ends_s, closes_s)))
                 at_s = ends_s + window.delay_s
             else:
                 return _Push(tuple(hops), size_bytes, at_s, limit_s)
         return _Push((), 0.0, rest.from_s, limit_s)
 
-    def _free(self, window: Window, at_s: float, size_bytes: float) -> tuple[float, float]:
+    def _free(self, window: Window, closes_s: float, at_s: float, size_bytes: float) -> tuple[float, float]:
         """From when on, at or after an instant, a window is free for so many bytes, and for how many it is: fewer than
-        these where it ends first."""
+        these where it closes first."""
         begins_s = max(at_s, window.start_s)
         for start_s, end_s in self._taken[window.sender, window.receiver]:
             if begins_s + size_bytes / window.rate_Bps <= start_s:
                 break
             begins_s = max(begins_s, end_s)
-        return begins_s, max(0.0, window.end_s - begins_s) * window.rate_Bps
+        return begins_s, max(0.0, closes_s - begins_s) * window.rate_Bps

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.flow.problem import Problem, Window
+from testbed.flow.problem import Problem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -63,6 +63,32 @@ class Crossings:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Runs of adjoining windows of a link at one rate, as columns of windows: those of a run are at places ``first`` of
+    the run to ``first`` of the next one. ``window`` is a place in ``Problem.windows``."""
+
+    first: Ints
+    begins_s: Floats
+    window: Ints
+
+    def windows_at(self, run: Ints, at_s: Floats) -> Ints:
+        """The windows that runs are in at an instant each."""
+        place, end = self.first[run], self.first[run + 1]
+        for one in np.flatnonzero(end - place > 1).tolist():
+            begins_s = self.begins_s[place[one] : end[one]]
+            place[one] += max(int(np.searchsorted(begins_s, at_s[one], "right")) - 1, 0)
+        return self.window[place]
+
+    def windows_in(self, run: int, start_s: float, end_s: float) -> list[int]:
+        """The windows that a run is in from one instant to another."""
+        begins_s = self.begins_s[self.first[run] : self.first[run + 1]]
+        begin = max(int(np.searchsorted(begins_s, start_s, "right")) - 1, 0)
+        end = int(np.searchsorted(begins_s, end_s, "left"))
+        found: list[int] = self.window[self.first[run] :][begin:end].tolist()
+        return found
+
+
+@dataclass(frozen=True)
 class Network:
     """Nodes and links in numbers. ``storage_bytes`` is infinite where nothing bounds it."""
 
@@ -71,24 +97,12 @@ class Network:
     storage_bytes: Floats
     start_s: float
     end_s: float
-    runs: tuple[tuple[tuple[float, int], ...], ...]
-    """Of each run of adjoining windows at one rate: when each begins, and its place in ``Problem.windows``."""
+    runs: Runs
 
     @cached_property
     def number(self) -> dict[str, int]:
         """Of each name."""
         return {name: number for number, name in enumerate(self.names)}
-
-    def window_at(self, base: int, at_s: float) -> int:
-        """The window (its place in ``Problem.windows``) that a run of them is in at an instant."""
-        run = self.runs[base]
-        return run[max(bisect_right(run, (at_s, math.inf)) - 1, 0)][1]
-
-    def windows_in(self, base: int, start_s: float, end_s: float) -> tuple[int, ...]:
-        """The windows that a run of them is in from one instant to another."""
-        run = self.runs[base]
-        begin = max(bisect_right(run, (start_s, math.inf)) - 1, 0)
-        return tuple(window for at_s, window in run[begin:] if at_s < end_s)
 
     def only(self, which: Bools) -> Network:
         """With some of its links."""
@@ -131,37 +145,33 @@ def network_of(problem: Problem, guard_s: float = 0.0) -> Network:
     for name, limit_bytes in problem.storage_bytes.items():
         if name in names:
             storage_bytes[names[name]] = limit_bytes
-    order = sorted(
-        range(len(problem.windows)), key=lambda i: (*_pair(problem.windows[i]), problem.windows[i].start_s, i)
-    )
-    rows: list[tuple[int, int, float, float, float]] = []
-    runs: list[list[tuple[float, int]]] = []
-    for place, index in enumerate(order):
-        one = problem.windows[index]
-        before = problem.windows[order[place - 1]] if place else None
-        after = problem.windows[order[place + 1]] if place + 1 < len(order) else None
-        end_s = one.end_s if after and _goes_on(one, after) else one.end_s - one.delay_s - guard_s
-        if before and rows and runs[-1][-1][1] == order[place - 1] and _same_rate(before, one):
-            runs[-1].append((one.start_s, index))
-            rows[-1] = (*rows[-1][:3], end_s, one.rate_Bps)
-        else:
-            runs.append([(one.start_s, index)])
-            rows.append((names[one.sender], names[one.receiver], one.start_s, end_s, one.rate_Bps))
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5).T
-    ends = table[0].astype(np.int64), table[1].astype(np.int64)
-    links = Links(*ends, np.maximum(table[2], problem.start_s), table[3], table[4], np.arange(len(rows)))
-    links = links.chosen((links.end_s > links.start_s) & (links.sender != links.receiver))
+    links, runs = _links(problem, names, guard_s)
     end_s = max(problem.end_s, problem.start_s, *(min(d.ready_s.values()) for d in problem.demands), problem.start_s)
-    return Network(tuple(names), links, storage_bytes, problem.start_s, end_s, tuple(map(tuple, runs)))
+    return Network(tuple(names), links, storage_bytes, problem.start_s, end_s, runs)
 
 
-def _pair(window: Window) -> tuple[str, str]:
-    return window.sender, window.receiver
+def _links(problem: Problem, names: Mapping[str, int], guard_s: float) -> tuple[Links, Runs]:
+    """By sender and receiver, in the order of their names."""
+    windows = problem.windows
+    rank = np.array(list(names), dtype=object).argsort().argsort()
+    sender = np.array([names[window.sender] for window in windows], dtype=np.int64)
+    receiver = np.array([names[window.receiver] for window in windows], dtype=np.int64)
+    start_s = np.array([window.start_s for window in windows], dtype=np.float64)
+    order = np.lexsort((start_s, rank[receiver], rank[sender]))
+    sender, receiver, start_s = sender[order], receiver[order], start_s[order]
+    end_s = np.array([window.end_s for window in windows], dtype=np.float64)[order]
+    rate_Bps = np.array([window.rate_Bps for window in windows], dtype=np.float64)[order]
+    closes_s = np.array(problem.closes_s, dtype=np.float64)[order]
 
-
-def _goes_on(one: Window, after: Window) -> bool:
-    return _pair(one) == _pair(after) and one.end_s == after.start_s
-
-
-def _same_rate(before: Window, one: Window) -> bool:
-    return _goes_on(before, one) and before.rate_Bps == one.rate_Bps
+    same_link = (sender[:-1] == sender[1:]) & (receiver[:-1] == receiver[1:])
+    goes_on = same_link & (end_s[:-1] == start_s[1:])
+    closes_s[:-1] -= np.where(goes_on, 0.0, guard_s)
+    closes_s[-1:] -= guard_s
+    begins = np.ones(len(windows), dtype=bool)
+    begins[1:] = ~(goes_on & (rate_Bps[:-1] == rate_Bps[1:]))
+    first = np.append(np.flatnonzero(begins), len(windows))
+    last = first[1:] - 1
+    first_s = np.maximum(start_s[begins], problem.start_s)
+    links = Links(sender[begins], receiver[begins], first_s, closes_s[last], rate_Bps[last], np.arange(len(last)))
+    links = links.chosen((links.end_s > links.start_s) & (links.sender != links.receiver))
+    return links, Runs(first, start_s, order)

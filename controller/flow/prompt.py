@@ -26,7 +26,7 @@ class _Prompt(Placing):
         behind_s = {demand.name: self._behind_s(demand) for demand in self.problem.demands}
         return sorted(
             self.problem.demands,
-            key=lambda d: (-d.weight, max(start_s, min(d.ready_s.values())), -behind_s[d.name], d.name),
+            key=lambda d: (d.deadline_s, -d.weight, max(start_s, min(d.ready_s.values())), -behind_s[d.name], d.name),
         )
 
     def found(self, demand: Demand, spare: float) -> list[Placed]:

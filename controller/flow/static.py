@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from ortools.graph.python import max_flow
 
-from controller.flow.bottleneck import clock
+from controller.flow.bottleneck import amount, in_the_way, too_late
 from testbed.errors import BugError, FlowError
 from testbed.flow.problem import Demand, Problem
 from testbed.flow.schedule import FlowScheduler, Hop, Schedule, Share
@@ -26,17 +26,24 @@ Arc = tuple[str, str, int, int]
 
 
 class Static(FlowScheduler):
-    """In each slot, in which no link opens or closes, as much as gets through from where it is to where it belongs
-    inside that slot; what does not stays where it was when the slot began. Nothing is moved nearer to a later contact.
+    """In each slot, as much as gets through from where it is to where it belongs inside that slot; what does not stays
+    where it was when the slot began. Nothing is moved nearer to a later contact. In a slot no link opens or closes: one
+    closes a delay before its pass ends, because what leaves later is lost.
 
-    Demands for several nodes from several others are planned node by node on what capacity the ones before leave.
+    Demands for several nodes from several others are planned node by node, the heaviest first, on what capacity the
+    ones before leave; of demands that are alike the heavier gets its bytes first. Those with a deadline are planned
+    before later ones in the same way, and one that is not met is a FlowError.
     """
 
     name: ClassVar[str] = "static"
     reroutable: ClassVar[bool] = True
 
     def schedule(self, problem: Problem) -> Schedule:
+        """Shares slot by slot. FlowError names a demand that is not through in time, and where its bytes are left."""
         here = [d for d in problem.demands if d.destination in d.ready_s]
+        late = [demand for demand in here if demand.ready_s[demand.destination] > demand.deadline_s]
+        if late:
+            raise _unmet(problem, late)
         shares = [Share(demand.name, demand.size_bytes, ()) for demand in here]
         completion_s = max([problem.start_s, *(demand.ready_s[demand.destination] for demand in here)])
         left = {d.name: d for d in problem.demands if d.destination not in d.ready_s and d.size_bytes > 0}
@@ -44,6 +51,9 @@ class Static(FlowScheduler):
         for start_s, end_s in zip(instants, instants[1:], strict=False):
             if not left:
                 break
+            late = [demand for demand in left.values() if demand.deadline_s <= start_s]
+            if late:
+                raise _unmet(problem, late)
             sent, until_s = _Slot(problem, list(left.values()), start_s, end_s).shares()
             for share in sent:
                 rest_bytes = left[share.demand].size_bytes - share.size_bytes
@@ -54,20 +64,32 @@ class Static(FlowScheduler):
             shares += sent
             completion_s = max(completion_s, until_s) if sent else completion_s
         if left:
-            missing = sum(demand.size_bytes for demand in left.values()) / 1e6
-            raise FlowError(
-                f"{missing:,.3f} MB of {len(left)} transfers are left at {clock(problem.end_s)} of mission time: no "
-                "slot's maximum flow carried them"
-            )
+            raise _unmet(problem, list(left.values()))
         return Schedule(tuple(shares), completion_s)
 
 
+def _unmet(problem: Problem, left: Sequence[Demand]) -> FlowError:
+    """The error for demands of which so much is left in vain."""
+    demand = min(left, key=lambda one: one.deadline_s)
+    where = ", ".join(sorted(demand.ready_s))
+    others = "another is" if len(left) == 2 else f"{len(left) - 1} others are"
+    more = f"; {others} not through either" if len(left) > 1 else ""
+    return too_late(
+        demand,
+        problem.end_s,
+        in_the_way(problem, demand),
+        f": {amount(demand.size_bytes)} of it are left at {where}{more}",
+    )
+
+
 def _instants(problem: Problem) -> list[float]:
-    edges_s = [at_s for window in problem.windows for at_s in (window.start_s, window.end_s)]
+    edges_s = [window.start_s for window in problem.windows] + list(problem.closes_s)
     ready_s = sorted({at_s for demand in problem.demands for at_s in demand.ready_s.values()})
     step = -(-len(ready_s) // MOST_RELEASES) or 1
     releases_s = ready_s[step - 1 :: step] + ready_s[-1:]
-    return sorted({problem.start_s, *(at_s for at_s in edges_s + releases_s if at_s > problem.start_s)})
+    deadlines_s = [demand.deadline_s for demand in problem.demands if demand.deadline_s < problem.end_s]
+    instants_s = edges_s + releases_s + deadlines_s
+    return sorted({problem.start_s, *(at_s for at_s in instants_s if at_s > problem.start_s)})
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,7 @@ class _Slot:
     def __init__(self, problem: Problem, demands: Sequence[Demand], start_s: float, end_s: float) -> None:
         self._problem = problem
         self._start_s, self._end_s = start_s, end_s
-        self._open = [i for i, w in enumerate(problem.windows) if w.start_s <= start_s and w.end_s >= end_s]
+        self._open = [i for i, w in enumerate(problem.windows) if w.start_s <= start_s and problem.closes_s[i] >= end_s]
         self._groups = _groups([
             replace(demand, ready_s=held)
             for demand in demands
@@ -133,13 +155,18 @@ def _bytes(demand: Demand) -> int:
 
 
 def _groups(demands: Sequence[Demand]) -> list[list[Demand]]:
-    """Demands among which bytes are alike: all from one node, or each destination's."""
-    if len({tuple(sorted(demand.ready_s)) for demand in demands}) == 1 and len(demands[0].ready_s) == 1:
-        return [list(demands)]
-    found: dict[str, list[Demand]] = defaultdict(list)
-    for demand in demands:
-        found[demand.destination].append(demand)
-    return [listed for _, listed in sorted(found.items())]
+    """Demands among which bytes are alike: of each deadline all from one node, or each destination's."""
+    found: list[list[Demand]] = []
+    for deadline_s in sorted({demand.deadline_s for demand in demands}):
+        together = [demand for demand in demands if demand.deadline_s == deadline_s]
+        if len({tuple(sorted(demand.ready_s)) for demand in together}) == 1 and len(together[0].ready_s) == 1:
+            found.append(together)
+            continue
+        by_end: dict[str, list[Demand]] = defaultdict(list)
+        for demand in together:
+            by_end[demand.destination].append(demand)
+        found += (by_end[end] for end in sorted(by_end, key=lambda end: (-max(d.weight for d in by_end[end]), end)))
+    return found
 
 
 def _maximum(problem: Problem, group: Sequence[Demand], room: dict[int, int]) -> list[_Path]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from testbed.errors import BugError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A directed link while it is up at one rate: [``start_s``, ``end_s``) in mission seconds.
 
@@ -44,7 +44,8 @@ class Demand:
 
     ``ready_s`` says from when each of the nodes that hold them has them (mission seconds): more than one node where
     copies exist, as after an all-gather, and then any of them may send any part. ``weight`` is what a second of this
-    demand's delay counts against others'; ``deadline_s`` by when it should be through.
+    demand's delay counts against others'; ``deadline_s`` by when it must be through (mission time): a scheduler
+    may put others behind it, and has no answer where it is later.
     """
 
     name: str
@@ -76,6 +77,21 @@ class Problem:
     def end_s(self) -> float:
         """When the last window ends; ``start_s`` where there is none."""
         return max((window.end_s for window in self.windows), default=self.start_s)
+
+    @cached_property
+    def closes_s(self) -> tuple[float, ...]:
+        """Of each window: until when what leaves still arrives (mission time), a delay before the end of the pass that
+        the window is part of. A pass is windows of one link each of which begins when the one before ends."""
+        ends_s: dict[tuple[str, str, float], float] = {}
+        closes_s = [0.0] * len(self.windows)
+        for index in sorted(range(len(self.windows)), key=lambda i: -self.windows[i].start_s):
+            window = self.windows[index]
+            link = window.sender, window.receiver
+            pass_ends_s = ends_s.get((*link, window.end_s), window.end_s)
+            begun = *link, window.start_s
+            ends_s[begun] = max(pass_ends_s, ends_s.get(begun, pass_ends_s))
+            closes_s[index] = min(window.end_s, pass_ends_s - window.delay_s)
+        return tuple(closes_s)
 
     @cached_property
     def total_bytes(self) -> float:

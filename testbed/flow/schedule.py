@@ -9,7 +9,7 @@ from typing import ClassVar
 from testbed.flow.problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """A share's crossing of one window (its index in ``Problem.windows``): when it is planned to leave, first byte and
     last. Another share may have the window at the same time; together they fit."""
@@ -19,7 +19,7 @@ class Hop:
     end_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Share:
     """Part of a demand (or all of it) along one way. ``hops`` lead from a node that holds the demand to its
     destination; a demand that is at its destination already has none. It is sent as soon as its first link is free,
@@ -50,8 +50,8 @@ class FlowScheduler(ABC):
 
     @abstractmethod
     def schedule(self, problem: Problem) -> Schedule:
-        """Shares that together carry every demand whole.
+        """Shares that together carry every demand whole, and through by its deadline.
 
-        The same problem gives the same schedule, in any process. Raises :class:`~testbed.errors.FlowError` when the
-        windows cannot carry the demands, with what stands in the way in words.
+        The same problem gives the same schedule, in any process. Raises :class:`~testbed.errors.FlowError` when it
+        finds none, with a demand that is not through and what stands in the way, in words.
         """

@@ -18,8 +18,9 @@ from controller.flow.cells import (
     OptimisticCells,
     event_edges_s,
     expand,
-    grid_edges_s,
+    late_edges_s,
     maximum_flow,
+    outer_edges_s,
     pooled,
 )
 from controller.flow.expanded import TOLERANCE, TimeExpanded, certified_bound_s
@@ -70,6 +71,7 @@ def test_a_grid_is_sound(problem: Problem) -> None:
     exact = TimeExpanded().solve(problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(expanded, "EXACT_VERTICES", 0)
+        patch.setattr(expanded, "BOUND_VERTICES", 0)
         patch.setattr(expanded, "GRIDS", (40, 80, 160))
         try:
             coarse = TimeExpanded().solve(problem)
@@ -92,8 +94,8 @@ def test_graph_is_what_networkx_says(problem: Problem, by_s: int) -> None:
     exact = OptimisticCells(event_edges_s(network, commodity, by_s))
     for cells in (
         exact,
-        ExecutableCells(grid_edges_s(network, by_s, 5)),
-        OptimisticCells(grid_edges_s(network, by_s, 5)),
+        ExecutableCells(outer_edges_s(network, by_s, 5)),
+        OptimisticCells(late_edges_s(network, by_s, 5)),
     ):
         graph = expand(network, commodity, cells)
         peer = nx.DiGraph()
@@ -110,6 +112,16 @@ def test_graph_is_what_networkx_says(problem: Problem, by_s: int) -> None:
             rounding_bytes = len(graph.tail) * graph.unit_bytes
             possible_bytes = float(carried_by(problem, Fraction(by_s)))
             assert flow.value * graph.unit_bytes == pytest.approx(possible_bytes, abs=rounding_bytes)
+
+
+def test_graded_cells_are_fine_at_the_ends_that_matter() -> None:
+    """Each cell twice the next one, but never more than 2^5 times the finest; the ends are the problem's, exactly."""
+    network = network_of(Problem((Window("a", "b", 0, 1000, 1),), (), start_s=3.0))
+    assert outer_edges_s(network, 13.0, 4) == pytest.approx([3, 3 + 10 / 6, 8, 13 - 10 / 6, 13])
+    assert late_edges_s(network, 10.0, 3) == pytest.approx([3, 7, 9, 10])
+    for edges_s in (late_edges_s(network, 103.7, 40), outer_edges_s(network, 103.7, 40)):
+        assert (edges_s[0], edges_s[-1], len(edges_s)) == (3.0, 103.7, 41)
+        assert np.diff(edges_s).max() == pytest.approx(32 * np.diff(edges_s).min())
 
 
 def test_holding_beats_slot_by_slot() -> None:

@@ -93,10 +93,28 @@ def test_store_and_forward() -> None:
         assert Greedy().schedule(Problem(windows, (demand,))).completion_s == pytest.approx(8)
 
 
+def test_the_last_delay_of_a_contact_is_not_used() -> None:
+    """1 B/s for 10 s, 0.5 s away: 9.5 bytes go through the first contact and half a byte through the second."""
+    windows = Window("a", "ground", 0, 10, 1, 0.5), Window("a", "ground", 20, 30, 1, 0.5), HORIZON
+    schedule = Greedy().schedule(Problem(windows, (Demand("x", {"a": 0.0}, "ground", 10),)))
+    assert [share.size_bytes for share in schedule.shares] == pytest.approx([9.5, 0.5])
+    assert [share.hops[0].end_s for share in schedule.shares] == pytest.approx([9.5, 20.5])
+    assert schedule.completion_s == pytest.approx(21)
+
+
 def test_who_finds_no_contact_is_named() -> None:
     windows = Window("a", "ground", 0, 5, 1e6), HORIZON
-    with pytest.raises(FlowError, match=r"^x finds no contact towards ground after 0:05 .* 1\.000 MB of it are left"):
+    with pytest.raises(
+        FlowError, match=r"^x finds no contact towards ground after 0:05 .*: 1 MB of it are left"
+    ) as raised:
         Greedy().schedule(Problem(windows, (Demand("x", {"a": 0.0}, "ground", 6e6),)))
+    assert raised.value.found == "a -> ground between 0:00 and 0:05 of mission time: 1 MB of x too much for it"
+
+
+def test_of_those_that_are_there_together_the_heaviest_goes_first() -> None:
+    windows = Window("a", "ground", 5, 50, 1), HORIZON
+    light, heavy = Demand("x", {"a": 0.0}, "ground", 5), Demand("y", {"a": 0.0}, "ground", 5, weight=2.0)
+    assert [share.demand for share in Greedy().schedule(Problem(windows, (light, heavy))).shares] == ["y", "x"]
 
 
 def test_what_is_there_already_is_not_sent() -> None:

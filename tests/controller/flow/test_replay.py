@@ -12,6 +12,7 @@ from controller.flow.whole import whole
 from testbed.errors import FlowError
 from testbed.flow.problem import Demand, Problem, Window
 from testbed.flow.schedule import Hop, Schedule, Share
+from tests.controller.flow.problems import gathered
 
 
 def _one(size_bytes: float, *windows: Window) -> tuple[Problem, Schedule]:
@@ -56,6 +57,121 @@ def test_what_a_window_cuts_goes_on_in_the_next_or_is_missing() -> None:
     assert found.completion_s == pytest.approx(24.0)
     alone = Problem((first,), problem.demands)
     assert replay(alone, Schedule((Share("all", 100, (Hop(0, 0, 6),)),), 0.0), 25).missing_bytes == {"all": 50}
+
+
+def test_the_last_delay_of_a_pass_carries_nothing() -> None:
+    """10 B/s from 0 to 10 s, 0.5 s away: 95 bytes arrive, the other five with the next pass. Windows that touch are one
+    pass, whose last delay alone is lost."""
+    first, second = Window("a", "b", 0, 10, 10, 0.5), Window("a", "b", 20, 30, 10, 0.5)
+    found = replay(*_one(95, first), 5)
+    assert found.completion_s == pytest.approx(10) and not found.missing_bytes and not found.missed_bytes
+    assert replay(*_one(100, first), 5).missing_bytes == {"all": pytest.approx(5)}
+    problem = Problem((first, second), (Demand("all", {"a": 0.0}, "b", 100),))
+    found = replay(problem, Schedule((Share("all", 100, (Hop(0, 0, 10),)),), 0.0), 5)
+    assert found.completion_s == pytest.approx(20 + 0.5 + 0.5)
+    assert found.missed_bytes == {"all": pytest.approx(5)}
+    touching = first, Window("a", "b", 10, 12, 5, 0.5)
+    problem = Problem(touching, (Demand("all", {"a": 0.0}, "b", 107.5),))
+    found = replay(problem, Schedule((Share("all", 107.5, (Hop(0, 0, 12),)),), 0.0), 107.5)
+    assert found.completion_s == pytest.approx(12) and not found.missing_bytes and not found.missed_bytes
+
+
+def test_what_misses_its_pass_is_said() -> None:
+    """Two passes of 60 and 100 bytes and two demands of 50, both planned for the first: 40 bytes miss it. Planned for
+    the second they miss nothing, though some of them go in the first."""
+    windows = Window("a", "b", 0, 6, 10), Window("a", "b", 20, 30, 10), Window("b", "c", 0, 99, 10)
+    demands = Demand("x", {"a": 0.0}, "c", 50), Demand("y", {"a": 0.0}, "c", 50)
+    first = tuple(Share(name, 50, (Hop(0, 0, 6), Hop(2, 0, 6))) for name in "xy")
+    found = replay(Problem(windows, demands), Schedule(first, 6.0), 10)
+    assert found.missed_bytes == {"x": pytest.approx(20), "y": pytest.approx(20)} and not found.missing_bytes
+    second = tuple(Share(name, 50, (Hop(1, 20, 30), Hop(2, 20, 31))) for name in "xy")
+    assert replay(Problem(windows, demands), Schedule(second, 31.0), 10).missed_bytes == {}
+
+
+def test_bytes_that_miss_two_passes_count_once() -> None:
+    windows = (
+        Window("a", "b", 0, 5, 10),
+        Window("a", "b", 20, 30, 10),
+        Window("b", "c", 0, 9, 10),
+        Window("b", "c", 40, 50, 10),
+    )
+    problem = Problem(windows, (Demand("x", {"a": 0.0}, "c", 100),))
+    found = replay(problem, Schedule((Share("x", 100, (Hop(0, 0, 5), Hop(2, 0, 9))),), 0.0), 10)
+    assert found.missed_bytes == {"x": pytest.approx(50)}
+
+
+def test_a_full_node_makes_its_senders_wait() -> None:
+    """`n` gets 10 B/s and sends 5 on: of 100 bytes half would wait there. With room for 20 it takes as much as it
+    sends, and nothing is later; with two senders their shares queue for the room."""
+    windows = Window("a", "n", 0, 99, 10), Window("n", "g", 0, 99, 5)
+    free = Problem(windows, (Demand("x", {"a": 0.0}, "g", 100),))
+    schedule = Schedule((Share("x", 100, (Hop(0, 0, 10), Hop(1, 0, 20))),), 20.0)
+    found = replay(free, schedule, 10)
+    assert found.completion_s == pytest.approx(1 + 20) and not found.held_up_bytes
+    assert found.peak_bytes["n"] == pytest.approx(50, abs=10)
+    tight = replay(Problem(windows, free.demands, storage_bytes={"n": 20}), schedule, 10)
+    assert tight.completion_s == pytest.approx(1 + 20) and tight.peak_bytes["n"] <= 20
+    assert tight.held_up_bytes["n"] == pytest.approx(100, abs=40)
+
+
+def test_a_full_node_costs_the_end_of_a_pass() -> None:
+    """`n` hears `a` for 10 s and the ground only afterwards. With room for 30 bytes, 70 wait for the second pass."""
+    windows = (
+        Window("a", "n", 0, 10, 10),
+        Window("n", "g", 20, 60, 10),
+        Window("a", "n", 40, 50, 10),
+    )
+    schedule = Schedule((Share("x", 100, (Hop(0, 0, 10), Hop(1, 20, 30))),), 30.0)
+    found = replay(Problem(windows, (Demand("x", {"a": 0.0}, "g", 100),), storage_bytes={"n": 30}), schedule, 10)
+    assert found.peak_bytes == {"n": 30} and found.held_up_bytes == {"n": pytest.approx(70)}
+    assert found.missed_bytes == {"x": pytest.approx(70)} and not found.missing_bytes
+    assert found.completion_s == pytest.approx(40 + 7 + 1)
+
+
+def test_nodes_that_wait_for_each_other_are_named() -> None:
+    """Each has room for one piece, and each is full of what only the other can take: nothing is sent any more."""
+    windows = (
+        Window("a", "m", 0, 99, 10),
+        Window("b", "n", 0, 99, 10),
+        Window("m", "n", 5, 99, 10),
+        Window("n", "m", 5, 99, 10),
+        Window("m", "d", 0, 99, 10),
+        Window("n", "d", 0, 99, 10),
+    )
+    demands = Demand("x", {"a": 0.0}, "d", 10), Demand("y", {"b": 0.0}, "d", 10)
+    shares = (
+        Share("x", 10, (Hop(0, 0, 1), Hop(2, 5, 6), Hop(5, 6, 7))),
+        Share("y", 10, (Hop(1, 0, 1), Hop(3, 5, 6), Hop(4, 6, 7))),
+    )
+    found = replay(Problem(windows, demands, storage_bytes={"m": 10, "n": 10}), Schedule(shares, 7.0), 10)
+    assert found.missing_bytes == {"x": 10, "y": 10}
+    assert found.held_up_bytes == {"m": 10, "n": 10}
+
+
+def test_a_node_that_cannot_store_a_piece_is_named() -> None:
+    windows = Window("a", "n", 0, 99, 10), Window("n", "g", 0, 99, 10)
+    problem = Problem(windows, (Demand("x", {"a": 0.0}, "g", 100),), storage_bytes={"n": 20, "g": 0})
+    schedule = Schedule((Share("x", 100, (Hop(0, 0, 10), Hop(1, 0, 10))),), 10.0)
+    with pytest.raises(FlowError, match=r"x cannot go through n, which stores no more than 20 B for others") as raised:
+        replay(problem, schedule, 25)
+    assert raised.value.found == "pieces of 25 B"
+    assert replay(problem, schedule, 20).completion_s == pytest.approx(2 + 10)
+
+
+@settings(max_examples=60)
+@given(problem=gathered())
+def test_no_node_ever_holds_more_than_it_may(problem: Problem) -> None:
+    """Schedules that know of no storage limit, replayed by nodes that have one of two pieces."""
+    without = Problem(problem.windows, problem.demands, problem.start_s)
+    try:
+        schedule = TimeExpanded().schedule(without)
+    except FlowError:
+        return
+    limits = dict.fromkeys(problem.storage_bytes, 4.0)
+    tight = replay(Problem(problem.windows, problem.demands, storage_bytes=limits), schedule, 2.0)
+    assert all(tight.peak_bytes.get(node, 0.0) <= limit * (1 + 1e-9) for node, limit in limits.items())
+    for demand, missing in tight.missing_bytes.items():
+        assert 0 < missing <= problem.demand[demand].size_bytes
 
 
 def test_nothing_is_sent_before_it_may_be() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.flow.chunks import ChunkPlanner
 from controller.flow.expanded import TOLERANCE, TimeExpanded, certified_bound_s
 from controller.flow.greedy import Greedy
 from controller.flow.static import Static
@@ -59,6 +62,52 @@ def test_static_never_has_more_through_by_the_end_of_a_slot(problem: Problem) ->
     for by_s in sorted({share.hops[-1].end_s for share in schedule.shares if share.hops}):
         sent = sum(share.size_bytes for share in schedule.shares if share.hops and share.hops[-1].end_s <= by_s)
         assert sent <= float(carried_by(without_storage, Fraction(by_s))) + 1e-6
+
+
+@st.composite
+def _urgent(draw: st.DrawFn) -> Problem:
+    """Some demands with deadlines, most of which can be met."""
+    problem = draw(st.one_of(gathered(), spread(), mixed()))
+    deadlines_s = st.one_of(st.just(math.inf), st.integers(4, 40).map(float))
+    demands = tuple(replace(demand, deadline_s=draw(deadlines_s)) for demand in problem.demands)
+    return Problem(problem.windows, demands, problem.start_s)
+
+
+@pytest.mark.parametrize("scheduler", (*OTHERS, TimeExpanded()), ids=lambda scheduler: scheduler.name)
+@settings(max_examples=80)
+@given(problem=_urgent())
+def test_nothing_is_planned_past_its_deadline(scheduler: FlowScheduler, problem: Problem) -> None:
+    """Whatever is planned is in time; what is not is an error that names a demand and says more than that."""
+    try:
+        check(problem, scheduler.schedule(problem))
+    except FlowError as error:
+        assert any(error.message.removeprefix("demand ").startswith(f"{d.name} ") for d in problem.demands)
+        assert error.found
+
+
+@pytest.mark.parametrize("scheduler", (*OTHERS, TimeExpanded()), ids=lambda scheduler: scheduler.name)
+def test_a_deadline_out_of_reach_is_put_down_to_the_bottleneck(scheduler: FlowScheduler) -> None:
+    """Svalbard hears the satellite from 12:03 to 12:11, and again when it is too late."""
+    windows = (
+        Window("svalbard", "ground", 0, 4000, 1e5),
+        Window("sat-0-1", "svalbard", 723, 731, 1e4),
+        Window("sat-0-1", "svalbard", 3000, 3100, 1e4),
+    )
+    demand = Demand("round 1", {"sat-0-1": 0.0}, "ground", 1e5, deadline_s=1200.0)
+    with pytest.raises(FlowError, match="^demand round 1 cannot be at ground by its deadline, 20:00 of") as raised:
+        scheduler.schedule(Problem(windows, (demand,)))
+    expected = "sat-0-1 -> svalbard between 12:03 and 12:11 of mission time: 20 kB of round 1 too much for it"
+    assert raised.value.found == expected
+    assert scheduler.schedule(Problem(windows, (replace(demand, deadline_s=3100.0),))).completion_s < 3100
+
+
+def test_a_chunk_that_is_too_late_as_a_whole_is_named() -> None:
+    """Two contacts of half a chunk's length beside each other: as a fluid it is through at 5 s, whole at 10."""
+    windows = Window("a", "ground", 0, 20, 1), Window("b", "ground", 0, 20, 1)
+    chunk = Demand("x", {"a": 0.0, "b": 0.0}, "ground", 10, deadline_s=6.0)
+    assert TimeExpanded().schedule(Problem(windows, (chunk,))).completion_s == pytest.approx(5, rel=TOLERANCE)
+    with pytest.raises(FlowError, match="^demand x cannot be at ground by its deadline, 0:06 .* sent whole .* 0:10"):
+        ChunkPlanner(TimeExpanded()).solve(Problem(windows, (chunk,)))
 
 
 def test_greedy_uses_one_contact_at_a_time() -> None:

@@ -101,10 +101,57 @@ def test_nothing_is_moved_nearer_to_a_later_contact() -> None:
     (share,) = schedule.shares
     assert [hop.start_s for hop in share.hops] == [3, 3] and schedule.completion_s == pytest.approx(5, rel=ROUNDING)
     too_much = Demand("x", {"a": 0.0}, "ground", 19e6)
-    with pytest.raises(FlowError, match="1.000 MB of 1 transfers"):
+    with pytest.raises(
+        FlowError, match="by the end of the last window, 0:10 of mission time: 1 MB of it are left at a"
+    ):
         Static().schedule(Problem((a_to_b, Window("b", "ground", 3, 10, 9e6)), (too_much,)))
-    with pytest.raises(FlowError, match="18.000 MB of 1 transfers"):
+    with pytest.raises(FlowError, match="18 MB of it are left at a") as raised:
         Static().schedule(Problem((a_to_b, Window("b", "ground", 5, 10, 9e6)), (fits,)))
+    assert raised.value.found == "no link is too narrow or closes too early: another schedule may have it there in time"
+
+
+def test_who_is_not_through_is_named_with_what_is_in_the_way() -> None:
+    """Two satellites' bytes; that of `b` are too many for its contact. One more has no contact at all."""
+    windows = Window("a", "ground", 0, 10, 1e6), Window("b", "ground", 0, 10, 1e6)
+    demands = Demand("x", {"a": 0.0}, "ground", 5e6), Demand("y", {"b": 0.0}, "ground", 12e6)
+    with pytest.raises(
+        FlowError, match=r"^demand y cannot be at ground by .* 0:10 .*: 2 MB of it are left at b\n"
+    ) as raised:
+        Static().schedule(Problem(windows, demands))
+    assert raised.value.found == "b -> ground between 0:00 and 0:10 of mission time: 2 MB of y too much for it"
+    more = (*demands, Demand("z", {"c": 0.0}, "ground", 1e6))
+    with pytest.raises(FlowError, match="^demand y .* 2 MB of it are left at b; another is not through either\n"):
+        Static().schedule(Problem(windows, more))
+
+
+def test_who_goes_first_of_those_that_are_alike() -> None:
+    """At one satellite and for one place: by deadline, then by weight. Only in the second contact is there room for
+    both."""
+    windows = Window("a", "ground", 0, 5, 1e6), Window("a", "ground", 20, 30, 1e6)
+    for second in (Demand("y", {"a": 0.0}, "ground", 5e6, 2.0), Demand("y", {"a": 0.0}, "ground", 5e6, 1.0, 6.0)):
+        schedule = Static().schedule(Problem(windows, (Demand("x", {"a": 0.0}, "ground", 5e6), second)))
+        assert [(share.demand, share.hops[0].window) for share in schedule.shares] == [("y", 0), ("x", 1)]
+    to_a, to_b = Window("ground", "n", 0, 5, 1e6), Window("ground", "n", 20, 30, 1e6)
+    out = Window("n", "a", 0, 30, 9e6), Window("n", "b", 0, 30, 9e6)
+    demands = Demand("x", {"ground": 0.0}, "a", 5e6), Demand("y", {"ground": 0.0}, "b", 5e6, 1.0, 6.0)
+    schedule = Static().schedule(Problem((to_a, to_b, *out), demands))
+    assert [share.demand for share in schedule.shares] == ["y", "x"]
+
+
+def test_the_last_delay_of_a_pass_is_not_used() -> None:
+    """9 MB/s from 0 to 5 s, 0.5 s away: 40.5 MB arrive before the pass ends, and not one more. The link
+    behind it closes a second before its end, but not where its next window begins."""
+    window = Window("a", "b", 0, 5, 9e6, 0.5)
+    schedule = Static().schedule(Problem((window,), (Demand("x", {"a": 0.0}, "b", 40.5e6),)))
+    assert [hop.end_s for share in schedule.shares for hop in share.hops] == [pytest.approx(4.5)]
+    with pytest.raises(FlowError):
+        Static().schedule(Problem((window,), (Demand("x", {"a": 0.0}, "b", 41e6),)))
+    onward = Window("b", "ground", 0, 4, 9e6, 1.0)
+    way = Demand("x", {"a": 0.0}, "ground", 27e6)
+    assert Static().schedule(Problem((window, onward), (way,))).completion_s == pytest.approx(3.0)
+    longer = window, onward, Window("b", "ground", 4, 8, 9e6, 1.0)
+    more = Demand("x", {"a": 0.0}, "ground", 40.5e6)
+    assert Static().schedule(Problem(longer, (more,))).completion_s == pytest.approx(4.5)
 
 
 def test_copies_leave_from_all_holders_and_no_byte_twice() -> None:
