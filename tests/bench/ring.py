@@ -4,9 +4,9 @@ Each node is a process in a network namespace of its own. The product's side is 
 chunks with their digests, acknowledgements. gloo's is plain TCP, on the same links, tensor and dtype.
 
 Two kernels. In a time-travel guest links are those of a rack (netem: rate and delay, cubic), and processor time does
-not count; gloo's event loop would spin there for ever, and is made to yield (ring_yield.c). On this host's kernel (root)
-namespaces are joined to a ring by veth pairs with tbf (a rate, no delay, reno), and processor time counts: sixteen
-streams on what cores there are.
+not count; loops that spin would keep it for ever, and are made to yield, on both sides (ring_yield.c). On this host's
+kernel (root) namespaces are joined to a ring by veth pairs with tbf (a rate, no delay, reno), and processor time
+counts: sixteen streams on what cores there are.
 
 The bound is the forecast's closed form without delay: 2(K-1) M/(K B), halved both ways, M in bytes as they travel (a
 float32 sum under way is float64) and B what TCP can carry: 1448 of the 1514 octets of each frame. It counts nothing of
@@ -71,7 +71,7 @@ class Kernel:
 
 
 GUEST = Kernel("guest", "time-travel UML", 10.0, 3)
-HOST = Kernel("host", "host namespaces", 0.0, 5)
+HOST = Kernel("host", "host namespaces", 0.0, 3)
 
 
 def rows() -> Iterator[Row]:
@@ -133,11 +133,9 @@ def _measured(kernel: Kernel, cases: Sequence[Case]) -> list[list[float]]:
     command = kernel.arguments(cases)
     if kernel is GUEST:
         with tempfile.TemporaryDirectory() as folder:
-            if cases[0].side == "gloo":
-                library = Path(folder) / "ring_yield.so"
-                subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(YIELD), "-ldl"], check=True)
-                environment["LD_PRELOAD"] = str(library)
-            lines = _in_guest(command, environment, Path(folder))
+            library = Path(folder) / "ring_yield.so"
+            subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(YIELD), "-ldl"], check=True)
+            lines = _in_guest(command, {**environment, "LD_PRELOAD": str(library)}, Path(folder))
     else:
         # Whatever becomes of the one that tells them, nodes end with their process namespace.
         apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command]

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from testbed.link.plan import LinkPlan, LinkState, queue_limit_packets
 from testbed.pki import RunAuthority
+from testbed.rack.namespaces import NetworkSettings
 from testbed.rack.netlink import inside, unshare_network
 from tests.bench.ring_nodes import SIDES, Case, Plane
 
@@ -146,7 +147,8 @@ def _host(names: list[str], state: LinkState) -> tuple[list[int], dict[str, str]
     for place, path in enumerate(paths):
         after = paths[(place + 1) % count]
         _batch(path, "ip", [f"link add right type veth peer name left netns {after}"])
-    limit_bytes = state.limit_packets * FRAME_BYTES
+    # A rack's netem counts a train of segments as one packet, tbf counts bytes: the same room.
+    limit_bytes = state.limit_packets * NetworkSettings().segments * FRAME_BYTES
     tbf = f"tbf rate {state.rate_bps:.0f}bit burst {BURST_BYTES} limit {limit_bytes}"
     for place, path in enumerate(paths):
         with inside(namespaces[place]):

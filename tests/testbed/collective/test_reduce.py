@@ -220,10 +220,15 @@ def test_members_on_both_sides_of_what_is_small_are_found_out(shuffled, closed: 
     """Some gather and others go round the ring: nobody gets what it waits for. Or all gather, and blocks with their
     seals are one sub-chunk here and two there."""
     plane = Membership(tuple(f"sat-0-{i}" for i in range(4)), closed)
-    for least, most in ((reduce.SMALL_BYTES - 1, reduce.SMALL_BYTES), (reduce.SMALL_BYTES - 4, reduce.SMALL_BYTES - 1)):
+    limit = reduce.SMALL_BYTES
+    for least, most in ((limit - 1, limit), (limit - 4, limit - 1)):
         tensors = {name: np.ones(most if i in larger else least, "u1") for i, name in enumerate(plane.members)}
-        with pytest.raises(IntegrityError, match="another dtype, shape, weight or membership"):
-            shuffled(plane, _by_default(plane, tensors), 1)
+
+        async def work(neighbours: Neighbours, tensors: dict[str, Tensor] = tensors) -> Tensor:
+            return await all_reduce(neighbours, plane, "t", tensors[neighbours.name], sub_chunk_bytes=limit)
+
+        with pytest.raises(IntegrityError, match="another dtype, shape, weight or membership|were announced"):
+            shuffled(plane, work, 1)
 
 
 def test_members_that_disagree_about_who_takes_part_are_found_out(shuffled) -> None:  # type: ignore[no-untyped-def]
