@@ -36,6 +36,13 @@ class Membership:
     def __len__(self) -> int:
         return len(self.members)
 
+    def beside(self, name: str) -> tuple[str, ...]:
+        """The members that ``name`` has a link to, the one before it first."""
+        here, count = self.members.index(name), len(self.members)
+        if self.closed:
+            return self.members[here - 1], self.members[(here + 1) % count]
+        return self.members[max(here - 1, 0) : here] + self.members[here + 1 : here + 2]
+
     def __str__(self) -> str:
         """For the round's record: "ring of 8", "line of 7: sat-0-3 is out"."""
         reasons = [f"{name} is out" for name in self.out]

@@ -31,7 +31,8 @@ SMALL_BYTES = 64 * 1024
 that depends on the shape of the ring."""
 
 SEAL_BYTES = 4
-"""Before each message: a checksum of what the sender takes the tensor and the collective to be."""
+"""Before each message, and between neighbours alone: a checksum of what the sender takes the tensor and the collective
+to be."""
 
 _ALLOWED = "signed and unsigned integers and float16, float32, float64"
 
@@ -99,10 +100,28 @@ async def _reduced(
     neighbours: Neighbours, total: Sum, tag: str, tensor: Tensor, ways: Ways, sub_chunk_bytes: int
 ) -> Tensor:
     total.check(neighbours.name, tensor, "its tensor")
+    if neighbours.name not in total.membership.members:
+        raise BugError(f"{neighbours.name} is not in the {total.membership}")
     by = _by_gathering if tensor.nbytes < SMALL_BYTES else round_the_ring
-    result = await by(neighbours, total, tag, tensor, ways, sub_chunk_bytes)
+    results: list[Tensor] = []
+
+    async def reduce() -> None:
+        results.append(await by(neighbours, total, tag, tensor, ways, sub_chunk_bytes))
+
+    async with Errands() as errands:
+        # Who gathers and who goes round the ring wait for different messages: without this, for ever.
+        for peer in total.membership.beside(neighbours.name):
+            errands.start(neighbours.send(peer, f"{tag}.seal", 0, total.seal))
+            errands.start(_agree(neighbours, total, peer, tag))
+        errands.start(reduce())
+    (result,) = results
     total.check(neighbours.name, result, "the result")
     return result
+
+
+async def _agree(neighbours: Neighbours, total: Sum, peer: str, tag: str) -> None:
+    """A neighbour's word on what it takes the tensor and the collective to be."""
+    _unseal(total.seal, peer, tag, await neighbours.receive(peer, f"{tag}.seal", 0))
 
 
 class Sum:

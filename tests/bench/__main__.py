@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tests.bench.row import Row
 
-MODULES = ("orbit", "links", "netlink", "flow", "transfer")
+MODULES = ("orbit", "links", "netlink", "flow", "transfer", "ring")
 """Modules beside this one with a function ``rows() -> Iterator[Row]``."""
 
 RESULT = Path(__file__).parents[2] / "build" / "bench.json"

@@ -33,6 +33,15 @@ def test_it_says_what_it_is() -> None:
     assert str(form(PLANE[:2], _linked(NEXT))) == "line of 2"
 
 
+def test_it_says_who_is_beside_whom() -> None:
+    ring, line = form(PLANE, _linked(NEXT)), form(PLANE, _linked(NEXT), {"sat-0-3"})
+    assert ring.beside("sat-0-0") == ("sat-0-7", "sat-0-1")
+    assert ring.beside("sat-0-7") == ("sat-0-6", "sat-0-0")
+    assert (line.beside("sat-0-4"), line.beside("sat-0-2")) == (("sat-0-5",), ("sat-0-1",))
+    assert line.beside("sat-0-0") == ("sat-0-7", "sat-0-1")
+    assert form(PLANE[:1], _linked(set())).beside("sat-0-0") == ()
+
+
 def test_two_pieces_are_refused_with_the_links_that_are_missing() -> None:
     with pytest.raises(LinkError) as pieces:
         form(PLANE, _linked(NEXT), {"sat-0-3", "sat-0-6"})

@@ -214,6 +214,23 @@ def test_a_member_that_has_something_else_is_found_out(shuffled, other: Tensor, 
         shuffled(plane, _by_default(plane, tensors), 1)
 
 
+@pytest.mark.parametrize("closed", [True, False], ids=["ring", "line"])
+@pytest.mark.parametrize("larger", [{0}, {0, 1, 2}, {0, 2}], ids=str)
+def test_members_on_both_sides_of_what_is_small_are_found_out(shuffled, closed: bool, larger: set[int]) -> None:  # type: ignore[no-untyped-def]
+    """Some gather and others go round the ring: nobody gets what it waits for. Or all gather, and blocks with their
+    seals are one sub-chunk here and two there."""
+    plane = Membership(tuple(f"sat-0-{i}" for i in range(4)), closed)
+    limit = reduce.SMALL_BYTES
+    for least, most in ((limit - 1, limit), (limit - 4, limit - 1)):
+        tensors = {name: np.ones(most if i in larger else least, "u1") for i, name in enumerate(plane.members)}
+
+        async def work(neighbours: Neighbours, tensors: dict[str, Tensor] = tensors) -> Tensor:
+            return await all_reduce(neighbours, plane, "t", tensors[neighbours.name], sub_chunk_bytes=limit)
+
+        with pytest.raises(IntegrityError, match="another dtype, shape, weight or membership|were announced"):
+            shuffled(plane, work, 1)
+
+
 def test_members_that_disagree_about_who_takes_part_are_found_out(shuffled) -> None:  # type: ignore[no-untyped-def]
     plane = _ring(4, set())
     line = Membership(plane.members, False)
