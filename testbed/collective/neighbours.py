@@ -12,7 +12,7 @@ from testbed.transfer.chunks import Chunk, ChunkId
 SUB_CHUNK_BYTES = 128 * 1024
 """What collectives cut their data into, so that a node sends on what it has while more arrives. Where both directions
 of a link are in use, acknowledgements wait behind the other direction's bulk: with half of this under way
-(``CHUNKS_IN_FLIGHT`` each) the links of a ring at 25 Mbit/s and 10 ms stand idle for an eighth of the time."""
+(``CHUNKS_IN_FLIGHT`` each) the links of a ring at 25 Mbit/s and 10 ms stand idle for some tenth of the time."""
 
 
 class Neighbours(Protocol):
