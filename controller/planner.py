@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from controller.flow.chunks import ChunkPlanner
 from testbed import registry
-from testbed.errors import ScenarioError
+from testbed.errors import LinkError, ScenarioError
 from testbed.link.capacity import check_capacity, concurrent_rate_bps
-from testbed.link.network import Network, compile_network
+from testbed.link.network import compile_network
 from testbed.mission import MissionPlan
 from testbed.orbit.sky import Sky, open_sky
 from testbed.registry import DEFAULT_SCHEDULER
@@ -42,7 +41,6 @@ def make_plan(
             allowed="a constellation of one plane, such as D:705:98.2:8/1/0",
         )
     network = compile_network(scenario, sky)
-    _check_rings(scenario, planes, network)
     check_capacity(network.link_plans, scenario.ground.name, scenario.rack.capacity_bps)
     peak_bps, peak_at_s, _ = concurrent_rate_bps(network.link_plans, scenario.ground.name)
     plan = MissionPlan(
@@ -55,23 +53,42 @@ def make_plan(
         peak_at_s=peak_at_s,
         strategy=strategy,
     )
+    _check_names(plan)
+    _check_ring(plan)
     prediction = _predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
     return replace(plan, prediction=prediction)
 
 
-def _check_rings(scenario: Scenario, planes: tuple[tuple[str, ...], ...], network: Network) -> None:
-    """Training shares embeddings and weights around each plane's ring, which must always be whole."""
-    for plane in planes:
-        for first, second in zip(plane, (*plane[1:], plane[0]), strict=True):
-            links = network.link_plans[first]
-            if first != second and (second not in links.links or links.windows(second) != ((0.0, math.inf),)):
+def _check_names(plan: MissionPlan) -> None:
+    """What the scenario says of single nodes is said of nodes that there are."""
+    told = {
+        "failures": [(entry.node, (*plan.satellites, *plan.stations)) for entry in plan.scenario.failures],
+        "transfers": [(entry.node or plan.satellites[0], plan.satellites) for entry in plan.scenario.transfers],
+    }
+    for key, entries in told.items():
+        for index, (node, known) in enumerate(entries):
+            if node not in known:
                 raise ScenarioError(
-                    "training needs each plane's ring, at all times",
-                    where=scenario.source,
-                    field="isl",
-                    found=f"no lasting link between {first} and {second} (topology {scenario.isl.topology})",
-                    allowed="topology ring, or one that has all its links",
+                    "no such node",
+                    where=plan.scenario.source,
+                    field=f"{key}[{index}].node",
+                    found=node,
+                    allowed=", ".join(known),
                 )
+
+
+def _check_ring(plan: MissionPlan) -> None:
+    """Training shares embeddings and weights in the plane, which must be a ring or a line every now and then."""
+    try:
+        plan.assembled_s(plan.rings[0], 0.0)
+    except LinkError as error:
+        raise ScenarioError(
+            "training needs the plane in one piece: a ring, or a line",
+            where=plan.scenario.source,
+            field="isl",
+            found=f"{error} (topology {plan.scenario.isl.topology})",
+            allowed="topology ring, or one that lacks at most one of its links at a time",
+        ) from None
 
 
 def _predict(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[str, Any]:
@@ -79,7 +96,7 @@ def _predict(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[
     now_s = 0.0
     rounds = []
     for round in range(1, plan.scenario.learning.rounds + 1):
-        forecast = strategy.forecast(plan, flows, round, now_s)
+        forecast = strategy.forecast(plan, flows, round, plan.assembled_s(plan.rings[0], now_s))
         rounds.append(forecast.to_dict())
         now_s = forecast.end_s
     return {"mission_time_s": now_s, "rounds": rounds}

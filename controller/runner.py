@@ -43,10 +43,21 @@ class _Desk:
     def now(self) -> float:
         return self._fleet.clock.now()
 
-    def begin(self, round: int) -> None:
-        """A round begins, for the first time."""
-        self.attempt, self._begun_s = 1, self.now()
+    async def begin(self, round: int) -> None:
+        """A round begins, for the first time. Raises LinkError where the satellites cannot all reach each other any
+        more."""
+        self.attempt = 1
         self._whereabouts.forget(round)
+        self._begun_s = self._assembled_s(round)
+        await self._fleet.clock.sleep_until(self._begun_s)
+
+    def _assembled_s(self, round: int) -> float:
+        """When the plane is in one piece; said where that is not now."""
+        now_s = self.now()
+        at_s = self.plan.assembled_s(self.plan.rings[0], now_s)
+        if at_s > now_s:
+            self.journal("apart", round=round, until_s=at_s)
+        return at_s
 
     async def begin_again(self, round: int, loss: NodeLost) -> None:
         """A round begins once more, without a node that was lost in it. Raises LinkError where the others cannot all
@@ -54,10 +65,11 @@ class _Desk:
         self.plan = self.plan.without_nodes({loss.node})
         if not self.plan.present:
             raise BoardError(f"{loss}; it was the last satellite")
-        self.attempt, self._begun_s = self.attempt + 1, self.now()
+        self.attempt, self._begun_s = self.attempt + 1, self._assembled_s(round)
         self.journal("node_lost", lost=loss.node, why=loss.why, round=round, members=str(self.membership()))
         remaining = [node for node in self.plan.nodes if node not in self.plan.lost]
         await asyncio.gather(*(self.order(node, Order("abandon", round)) for node in remaining))
+        await self._fleet.clock.sleep_until(self._begun_s)
 
     def membership(self) -> Membership:
         """Who takes part in this attempt: of the one plane that trains."""
@@ -177,7 +189,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
 
 async def _coordinate(strategy: Strategy, desk: _Desk, round: int) -> list[Report]:
     """A round, begun again by the others as often as a node is lost in it."""
-    desk.begin(round)
+    await desk.begin(round)
     while True:
         try:
             return await strategy.coordinate(desk, round)

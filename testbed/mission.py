@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from testbed.collective.membership import Membership, form, linked_at
+from testbed.errors import LinkError
 from testbed.link.plan import LinkPlan
 from testbed.orbit.contacts import Contact
 from testbed.scenario import Scenario
@@ -60,7 +61,24 @@ class MissionPlan:
     def membership(self, ring: tuple[str, ...], at_s: float) -> Membership:
         """Who of a plane shares and averages in a round that begins at a mission time: a ring, or a line where a
         satellite is lost or a link is down. Raises LinkError where that leaves pieces that cannot reach each other."""
-        return form(ring, linked_at(self.link_plans, at_s), self.lost)
+        return form(ring, linked_at(self.link_plans, at_s, self.scenario.duration_s), self.lost)
+
+    def assembled_s(self, ring: tuple[str, ...], at_s: float) -> float:
+        """From when on, not before a mission time, the plane is a ring or a line by plan: a round waits for it. Raises
+        LinkError where it is neither any more, with the links that are missing."""
+        opens_s = {start_s for name in ring for peer in ring for start_s, _ in self._windows(name, peer)}
+        for instant_s in (at_s, *sorted(start_s for start_s in opens_s if start_s > at_s)):
+            try:
+                self.membership(ring, instant_s)
+            except LinkError as error:
+                apart = error
+            else:
+                return instant_s
+        raise apart
+
+    def _windows(self, sender: str, receiver: str) -> tuple[tuple[float, float], ...]:
+        plan = self.link_plans[sender]
+        return plan.windows(receiver) if receiver in plan.links else ()
 
     @cached_property
     def isl_rate_bps(self) -> float:

@@ -29,6 +29,7 @@ from testbed.scenario_links import (
     PLACE_KEYS,
     GroundSettings,
     IslSettings,
+    MaybeName,
     Name,
     NetworkSection,
     PlaceSettings,
@@ -127,6 +128,20 @@ class FailureSettings(Settings):
     at_s: float = Field(ge=0, le=MAX_DURATION_S)
 
 
+class TransferSettings(Settings):
+    """What is asked of the transfers one way (embeddings go up, features down) of a satellite, or of every one.
+
+    ``weight`` is what a second of their delay counts against others' (1 unless said), ``deadline_s`` by when they must
+    be through: seconds after they could begin, which is with the round for embeddings and when the ground has computed
+    for features.
+    """
+
+    way: Literal["up", "down"]
+    node: MaybeName = None
+    weight: float = Field(default=1.0, gt=0, le=1e6)
+    deadline_s: float | None = Field(default=None, gt=0, le=MAX_DURATION_S)
+
+
 class Scenario(Settings):
     """One experiment. ``source`` is the path it was read from, ``text`` the file as given."""
 
@@ -151,6 +166,8 @@ class Scenario(Settings):
     is routed to the contact it uses."""
     failures: tuple[FailureSettings, ...] = ()
     """Nodes that die under way."""
+    transfers: tuple[TransferSettings, ...] = ()
+    """Weights and deadlines. Of entries that fit the same transfer the last one counts."""
     network: NetworkSection = NetworkSection()
     tolerance: ToleranceSettings = ToleranceSettings()
     learning: LearningSettings

@@ -49,6 +49,7 @@ def _name(entry: Entry, text: str) -> str:
 
 _NAME = "up to 63 small letters, digits, dots and hyphens, a letter or digit first (it names folders and hosts)"
 Name = Annotated[str, Text(_name, allowed=_NAME)]
+MaybeName = Annotated[str | None, Text(_name, allowed=_NAME)]
 
 
 class StepSettings(Settings):

@@ -77,11 +77,13 @@ def form(ring: Sequence[str], linked: Linked, out: Collection[str] = ()) -> Memb
     return Membership(members[first:] + members[:first], False, absent, down)
 
 
-def linked_at(plans: Mapping[str, LinkPlan], at_s: float) -> Linked:
-    """Which nodes have a link both ways at a mission time, by the link plans."""
+def linked_at(plans: Mapping[str, LinkPlan], at_s: float, horizon_s: float) -> Linked:
+    """Which nodes have a link both ways at a mission time, by the link plans. One that closes for good before the
+    horizon (mission time) does not count even while it is up: what is on it then would wait for ever."""
 
     def up(sender: str, receiver: str) -> bool:
-        return receiver in plans[sender].links and plans[sender].state(receiver, at_s).up
+        windows = plans[sender].windows(receiver) if receiver in plans[sender].links else ()
+        return any(start_s <= at_s < end_s for start_s, end_s in windows) and windows[-1][1] >= horizon_s
 
     return lambda a, b: up(a, b) and up(b, a)
 

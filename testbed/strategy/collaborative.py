@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.errors import BugError
+from testbed.errors import BugError, FlowError
 from testbed.flow.assignment import FlowPlan
 from testbed.flow.problem import Demand
 from testbed.mission import MissionPlan
@@ -18,6 +18,7 @@ from testbed.strategy import rounds, sizes
 from testbed.strategy.base import Desk, FlowPlanner, Strategy
 from testbed.strategy.forecast import Forecast, Phase
 from testbed.strategy.sharing import sharing_of
+from testbed.strategy.terms import has_deadlines, terms_of, without_deadlines
 from testbed.transfer.chunks import Chunk, ChunkId
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ class Collaborative(Strategy):
 
     async def coordinate(self, desk: Desk, round: int) -> list[Report]:
         plan = desk.plan
-        make = self.uplink if desk.attempt == 1 else partial(self._rest_up, held_by=desk.held_by)
-        flow = await desk.consider(partial(make, plan, desk.flows, round, desk.now(), run=desk.run))
+        make: Callable[..., FlowPlan] = self.uplink
+        if desk.attempt > 1:
+            make = partial(self._rest_up, held_by=desk.held_by)
+        make = partial(make, flows=desk.flows, round=round, now_s=desk.now(), run=desk.run)
+        flow = await self._in_time(desk, round, make)
         desk.journal("flow_plan", round=round, direction="up", assignments=[a.__dict__ for a in flow.assignments])
         listeners = (plan.ground, *plan.stations)
         await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in listeners))
@@ -69,13 +73,24 @@ class Collaborative(Strategy):
             await handler(desk, report, done)
         return done
 
+    async def _in_time(self, desk: Desk, round: int, make: Callable[[MissionPlan], FlowPlan]) -> FlowPlan:
+        """A flow plan that keeps the scenario's deadlines; where they cannot be kept as things stand now, one without
+        them, and a note that says what is in the way."""
+        try:
+            return await desk.consider(partial(make, desk.plan))
+        except FlowError as error:
+            if not has_deadlines(desk.plan):
+                raise
+            flow = await desk.consider(partial(make, without_deadlines(desk.plan)))
+            desk.journal("late", round=round, why=error.message, found=error.found)
+            return flow
+
     async def _count(self, desk: Desk, report: Report, done: list[Report]) -> None:
         done.append(report)
 
     async def _send_features(self, desk: Desk, report: Report, done: list[Report]) -> None:
-        flow = await desk.consider(
-            partial(self.downlink, desk.plan, desk.flows, report.round, desk.now(), desk.run, desk.held_by)
-        )
+        make = partial(self.downlink, flows=desk.flows, round=report.round, now_s=desk.now(), run=desk.run)
+        flow = await self._in_time(desk, report.round, partial(make, held_by=desk.held_by))
         desk.journal(
             "flow_plan", round=report.round, direction="down", assignments=[a.__dict__ for a in flow.assignments]
         )
@@ -97,12 +112,18 @@ class Collaborative(Strategy):
         plan, now_s = desk.plan, desk.now()
         sharing = sharing_of(plan, desk.attempt)
         held_s = dict.fromkeys(sharing.holders(plan, holder), now_s)
-        demands = [Demand(str(chunk), held_s, plan.ground, self._size(plan, chunk)) for chunk in missed]
+        demands = [
+            Demand(str(c), held_s, plan.ground, self._size(plan, c), terms_of(plan, "up", c.origin).weight)
+            for c in missed
+        ]
         await self._send_anew(desk, demands, missed, "up", sharing.over)
 
     async def _again_down(self, desk: Desk, missed: list[ChunkId]) -> None:
         plan, now_s = desk.plan, desk.now()
-        demands = [Demand(str(c), {plan.ground: now_s}, c.origin, self._size(plan, c)) for c in missed]
+        demands = [
+            Demand(str(c), {plan.ground: now_s}, c.origin, self._size(plan, c), terms_of(plan, "down", c.origin).weight)
+            for c in missed
+        ]
         await self._send_anew(desk, demands, missed, "down", DOWN)
 
     async def _send_anew(
@@ -135,7 +156,13 @@ class Collaborative(Strategy):
         sharing = sharing_of(plan, 1)
         held_s = sharing.held_s(plan, blocks, ready_s, rounds.ring_hop_s(plan), now_s)
         demands = [
-            Demand(str(identity), held_s[identity.origin, identity.index], plan.ground, size)
+            Demand(
+                str(identity),
+                held_s[identity.origin, identity.index],
+                plan.ground,
+                size,
+                **vars(terms_of(plan, "up", identity.origin, now_s)),
+            )
             for identity, size in self._embedding_chunks(plan, round, run)
         ]
         return flows.plan(plan, demands, now_s, sharing.over)
@@ -156,7 +183,8 @@ class Collaborative(Strategy):
             charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[chunk.origin])
             own_s = now_s if chunk.origin in made else now_s + charge_s
             ready_s = {chunk.origin: own_s} | dict.fromkeys(holders & present, now_s)
-            demands.append(Demand(str(chunk), ready_s, plan.ground, size))
+            weight = terms_of(plan, "up", chunk.origin).weight
+            demands.append(Demand(str(chunk), ready_s, plan.ground, size, weight))
         return flows.plan(plan, demands, now_s, sharing_of(plan, 2).over)
 
     def downlink(
@@ -164,7 +192,7 @@ class Collaborative(Strategy):
     ) -> FlowPlan:
         """The flow plan for a round's features, if they are ready now, but for those that their owner has."""
         demands = [
-            Demand(name, {plan.ground: now_s}, owner, size)
+            Demand(name, {plan.ground: now_s}, owner, size, **vars(terms_of(plan, "down", owner, now_s)))
             for owner, count in sorted(sizes.encoded_counts(plan, round).items())
             for index, size in enumerate(sizes.chunks_of(plan, sizes.feature_bytes(plan, count)))
             for name in [str(ChunkId(run, round, "down", owner, "feature", index))]
@@ -186,7 +214,7 @@ class Collaborative(Strategy):
             Phase("share and up", embedded_s, arrived_s),
             Phase("backbone", arrived_s, computed_s),
             Phase("down", computed_s, owned_s),
-            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), owned_s, rounds.ring_hop_s(plan)),
+            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), now_s, owned_s),
         )
         chunks_bytes = [size for _, size in self._embedding_chunks(plan, round, "plan")]
         shared = sharing_of(plan, 1).isl_bytes(plan, chunks_bytes, up.assignments)

@@ -45,7 +45,7 @@ class Onboard(Strategy):
         phases = (
             Phase("embed", now_s, embedded_s),
             Phase("backbone", embedded_s, embedded_s + encode),
-            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), embedded_s + encode, rounds.ring_hop_s(plan)),
+            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), now_s, embedded_s + encode),
         )
         return Forecast(round, phases, ())
 

@@ -42,17 +42,19 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
 
 
 def ring_hop_s(plan: MissionPlan) -> float:
-    """One-way delay of the first inter-satellite link there is in the first plane, at the start; 0 without any."""
+    """One-way delay of the first inter-satellite link there is in the first plane, when it is first up; 0 without
+    any."""
     ring = plan.rings[0]
-    links = ((name, peer) for name in ring for peer in ring if peer in plan.link_plans[name].links)
-    return next((plan.link_plans[name].state(peer, 0.0).delay_ms / 1000 for name, peer in links), 0.0)
+    states = (state for name in ring for peer in ring for state in plan.link_plans[name].links.get(peer, ()))
+    return next((state.delay_ms / 1000 for state in states if state.up), 0.0)
 
 
-def forecast_head(plan: MissionPlan, counts: dict[str, int], start_s: float, hop_s: float) -> tuple[Phase, ...]:
-    """Training and averaging of the head, predicted."""
+def forecast_head(plan: MissionPlan, counts: dict[str, int], begun_s: float, start_s: float) -> tuple[Phase, ...]:
+    """Training from ``start_s`` on and averaging of the head, predicted for a round that began at ``begun_s``."""
     profile = plan.scenario.devices.satellite
     trained_s = start_s + max(profile.charge_s("head", sizes.head_steps(plan.scenario, c)) for c in counts.values())
-    hops = len(plan.rings[0]) // 2
+    members = plan.membership(plan.rings[0], begun_s)
+    hops = len(members) // 2 if members.closed else len(members) - 1
     isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
-    averaged_s = trained_s + hops * (hop_s + sizes.head_bytes() / isl_Bps)
+    averaged_s = trained_s + hops * (ring_hop_s(plan) + sizes.head_bytes() / isl_Bps)
     return (Phase("train head", start_s, trained_s), Phase("average", trained_s, averaged_s))

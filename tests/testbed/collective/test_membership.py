@@ -92,7 +92,8 @@ def test_a_link_counts_when_the_plans_have_it_up_both_ways() -> None:
         "b": LinkPlan("b", {"a": states(1e6)}),
         "c": LinkPlan("c", {}),
     }
-    assert linked_at(plans, 99.0)("a", "b")
-    assert not linked_at(plans, 100.0)("a", "b")
-    assert not linked_at(plans, 100.0)("b", "a")
-    assert not linked_at(plans, 0.0)("a", "c")
+    assert linked_at(plans, 99.0, 100.0)("a", "b")
+    assert not linked_at(plans, 99.0, 200.0)("a", "b")  # it closes for good before the horizon
+    assert not linked_at(plans, 100.0, 100.0)("a", "b")
+    assert not linked_at(plans, 100.0, 100.0)("b", "a")
+    assert not linked_at(plans, 0.0, 100.0)("a", "c")
