@@ -47,11 +47,12 @@ class ChunkPlanner:
         try:
             solved = self.solve(flow_problem(mission, demands, now_s, over))
         except FlowError as error:
+            in_time = any(demand.deadline_s < math.inf for demand in demands)
             raise FlowError(
                 f"after {now_s:.0f} s of mission time {error.message}",
-                field="duration",
+                field="transfers" if in_time else "duration",
                 found=error.found or f"{mission.scenario.duration_s:.0f} s",
-                allowed="a horizon with enough contacts for all rounds",
+                allowed=(in_time and error.allowed) or "a horizon with enough contacts for all rounds",
             ) from None
         assignments = [_assignment(mission, solved.problem, share) for share in solved.schedule.shares]
         return FlowPlan(tuple(sorted(assignments, key=lambda a: (a.start_s, a.chunk))))

@@ -113,18 +113,18 @@ def _line_of(text: str, part: str) -> int:
     return next(number for number, line in lines if part in line.split("#")[0])
 
 
-UP = "up: {rate: 8 Mbit/s}"
+UP = "up: {rate: 5 Mbit/s}"
 
 # What is replaced, by what, the field blamed, a word of the message, and a word of what is found or allowed.
 BAD: list[tuple[str, str, str, str, str]] = [
-    ("  rate: 3.5 Mbit/s", "  rate: 3.5", "isl.rate", "needs a unit", "Mbit/s"),
-    ("  rate: 3.5 Mbit/s", "  rate: -3.5 Mbit/s", "isl.rate", "cannot be negative", "-3.5"),
-    ("  rate: 3.5 Mbit/s", "  rate: 0 Mbit/s", "isl.rate", "out of range", "more than 0 bit/s"),
-    ("  rate: 3.5 Mbit/s", "  rate: 50 Gbit/s", "isl.rate", "out of range", "at most 34 Gbit/s"),
-    ("  rate: 3.5 Mbit/s", "  rate: 3.5 mbit/s", "isl.rate", "did you mean Mbit/s", "kbit/s"),
-    ("  rate: 3.5 Mbit/s", "  rate: [3.5 Mbit/s]", "isl.rate", "single value", "a list of 1"),
-    ("  rate: 3.5 Mbit/s", "  rate:", "isl.rate", "no value", "Mbit/s"),
-    ("  rate: 3.5 Mbit/s", "  rate_bps: 3500000", "isl.rate_bps", "did you mean rate?", "min_altitude"),
+    ("  rate: 4 Mbit/s", "  rate: 4", "isl.rate", "needs a unit", "Mbit/s"),
+    ("  rate: 4 Mbit/s", "  rate: -4 Mbit/s", "isl.rate", "cannot be negative", "-4"),
+    ("  rate: 4 Mbit/s", "  rate: 0 Mbit/s", "isl.rate", "out of range", "more than 0 bit/s"),
+    ("  rate: 4 Mbit/s", "  rate: 50 Gbit/s", "isl.rate", "out of range", "at most 34 Gbit/s"),
+    ("  rate: 4 Mbit/s", "  rate: 3.5 mbit/s", "isl.rate", "did you mean Mbit/s", "kbit/s"),
+    ("  rate: 4 Mbit/s", "  rate: [4 Mbit/s]", "isl.rate", "single value", "a list of 1"),
+    ("  rate: 4 Mbit/s", "  rate:", "isl.rate", "no value", "Mbit/s"),
+    ("  rate: 4 Mbit/s", "  rate_bps: 4000000", "isl.rate_bps", "did you mean rate?", "min_altitude"),
     ("  topology: ring", "  topology: grid", "isl.topology", "not one of the choices", "ring"),
     ("duration: 3 h", "duration: 3", "duration", "needs a unit", "min, h, d"),
     ("duration: 3 h", "duration: 0 s", "duration", "out of range", "more than 0 s"),
@@ -155,7 +155,7 @@ BAD: list[tuple[str, str, str, str, str]] = [
         "out of range",
         "90",
     ),
-    (UP, "up: {rate: 8 Mbit/s, loss: 1}", "space_ground.up.loss", "out of range", "less than 1"),
+    (UP, "up: {rate: 5 Mbit/s, loss: 1}", "space_ground.up.loss", "out of range", "less than 1"),
     (UP, "up: {radio: {eirp: 12 dBW}}", "space_ground.up.radio.g_over_t", "missing", "dB/K"),
     ("  topology: ring", "  topology: explicit\n  pairs: [sat-0-0 sat-0-1]", "isl.pairs[0]", "not a pair", "sat-1-0"),
     ("Alice Springs", "{name: Here, latitude: 91 deg, longitude: 0 deg}", "stations[2].latitude", "out of range", "90"),
@@ -396,10 +396,10 @@ def test_stations_by_place_and_with_horizons(tmp_path: Path) -> None:
     path.write_text(_changed("[Svalbard, Sioux Falls, Alice Springs, Neustrelitz]", places), encoding="utf-8")
     scenario = load_scenario(str(path))
     first, second, third = scenario.stations
-    assert (first.slug, first.min_elevation_deg) == ("svalbard", 8.2)
+    assert (first.slug, first.min_elevation_deg) == ("svalbard", 10.5)
     assert (second.slug, second.latitude_deg, second.longitude_deg) == ("svalbard-two", 78.2, -15.4)
     assert (second.altitude_m, second.min_elevation_deg, second.horizon_deg) == (450.0, 3.0, ())
-    assert (third.latitude_deg, third.min_elevation_deg) == (67.8571, 8.2)
+    assert (third.latitude_deg, third.min_elevation_deg) == (67.8571, 10.5)
     assert third.horizon_deg == ((0.0, 2.0), (90.0, 12.5))
     again = tmp_path / "resolved.yaml"
     again.write_text(dump_scenario(scenario), encoding="utf-8")
@@ -413,7 +413,7 @@ def test_link_models_are_read_and_written(tmp_path: Path) -> None:
         "down: {radio: {eirp: 9.5 dBW, g_over_t: 22 dB/K, frequency: 8.2 GHz, bandwidth: 5 MHz, margin: 3 dB, "
         "atmosphere: {unavailability: 0.001}}}"
     )
-    text = _changed("  up: {rate: 8 Mbit/s}\n  down: {rate: 3 Mbit/s}", f"  {up}\n  {down}")
+    text = _changed("  up: {rate: 5 Mbit/s}\n  down: {rate: 2 Mbit/s}", f"  {up}\n  {down}")
     text = text.replace("  topology: ring", "  topology: explicit\n  pairs: [sat-0-0 - sat-0-1, sat-0-1 - sat-0-2]")
     path.write_text(text, encoding="utf-8")
     scenario = load_scenario(str(path))
