@@ -209,7 +209,9 @@ def _traffic(figures: RunFigures) -> str:
     raw = totals.get("raw_equivalent")
     words = ", ".join(f"{kind} {size(totals[kind])}" for kind in order)
     note = f" The raw samples would have been {size(raw)}." if raw else ""
-    text = f"<p>{escape(words + '.' + note)}</p>{_sharing(figures)}"
+    met = figures.result.get("exchange") or {}
+    counted = f" The ends of links met: {', '.join(f'{name} {count:,}' for name, count in met.items())}." if met else ""
+    text = f"<p>{escape(words + '.' + note + counted)}</p>{_sharing(figures)}"
     return section("Payload bytes by link", text + charts.bars(rows, "payload bytes by link"))
 
 

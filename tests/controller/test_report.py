@@ -62,6 +62,11 @@ def test_holds_the_figures(make_run: MakeRun) -> None:
     assert "assumed, not measured" in words
 
 
+def test_says_what_the_ends_of_links_met(make_run: MakeRun) -> None:
+    words = _Page(page(read_figures(make_run(exchange={"cuts": 1, "resumed bytes": 1_048_576})))).words
+    assert "The ends of links met: cuts 1, resumed bytes 1,048,576." in words
+
+
 def test_needs_nothing_from_elsewhere(make_run: MakeRun) -> None:
     html = page(read_figures(make_run()))
     parsed = _Page(html)
