@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from controller.flow.bottleneck import clock, in_the_way, too_late
@@ -55,6 +55,10 @@ class ChunkPlanner:
                 allowed=(in_time and error.allowed) or "a horizon with enough contacts for all rounds",
             ) from None
         assignments = [_assignment(mission, solved.problem, share) for share in solved.schedule.shares]
+        last_s: dict[str, float] = {}
+        for a in assignments:
+            last_s[a.chunk] = max(a.start_s, last_s.get(a.chunk, -math.inf))
+        assignments = [replace(a, cut_by_plan=a.start_s < last_s[a.chunk]) for a in assignments]
         return FlowPlan(tuple(sorted(assignments, key=lambda a: (a.start_s, a.chunk))))
 
     def solve(self, problem: Problem) -> Solved:

@@ -12,8 +12,8 @@ class Assignment:
 
     ``contact_start_s`` and ``contact_end_s`` bound the space-ground hop; ``start_s`` and ``end_s`` are what is
     predicted for that hop, ``arrives_s`` for the arrival at the route's last node. Times are mission seconds. A chunk
-    that a contact's end is predicted to cut appears twice, once per contact; it arrives with the second. The sender
-    keeps it until ``not_before_s``.
+    that a contact's end is predicted to cut appears twice, once per contact; it arrives with the second, and the first
+    is ``cut_by_plan``. The sender keeps it until ``not_before_s``.
     """
 
     chunk: str
@@ -25,6 +25,7 @@ class Assignment:
     end_s: float
     arrives_s: float
     not_before_s: float = 0.0
+    cut_by_plan: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

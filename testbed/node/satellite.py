@@ -99,8 +99,7 @@ class Satellite(Node):
         try:
             await self.send(station, onward, not_before_s=not_before_s, until_s=end_s, planned=assignment)
         except LinkClosed:
-            cut_by_plan = assignment.end_s >= assignment.contact_end_s
-            return None if cut_by_plan else assignment.chunk
+            return None if assignment.cut_by_plan else assignment.chunk
         except LinkError:
             self.note("link_failed", sender=self.name, receiver=station, chunk=assignment.chunk)
             return assignment.chunk

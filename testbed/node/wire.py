@@ -27,6 +27,7 @@ def request_of(order: Order) -> ObeyRequest:
                 end_s=a.end_s,
                 arrives_s=a.arrives_s,
                 not_before_s=a.not_before_s,
+                cut_by_plan=a.cut_by_plan,
             )
             for a in order.assignments
         ],
@@ -52,6 +53,7 @@ def order_from_request(request: ObeyRequest) -> Order:
                 a.end_s,
                 a.arrives_s,
                 a.not_before_s,
+                a.cut_by_plan,
             )
             for a in request.assignments
         ),

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.lone_passes import LONE_PASSES
+
 SKYRACK = str(Path(sys.executable).with_name("skyrack"))
 RAW_PIXEL_LINEAR = 0.84
 """Test accuracy of logistic regression on the 36 raw pixel values."""
@@ -37,11 +39,21 @@ def test_the_demo_as_it_stands_learns_in_both_places_and_only_time_differs(tmp_p
     assert collaborative["bytes"]["up"] == 10 * 1536 * 9 * 384 * 2
     assert collaborative["bytes"]["down"] == 10 * 1536 * 384 * 2
     assert onboard["bytes"]["up"] == onboard["bytes"]["down"] == 0
-    # A pass ends while a round's embeddings are on their way up: the prediction must know.
-    assert collaborative["predicted_mission_time_s"] == pytest.approx(collaborative["mission_time_s"], rel=0.1)
-    events = [
-        json.loads(line) for line in (tmp_path / collaborative["run_dir"] / "events.jsonl").read_text().splitlines()
-    ]
-    cuts = [event for event in events if event["kind"] == "cut"]
-    resumed = [event for event in events if event["kind"] == "transfer" and event["resumed_from"] > 0]
-    assert cuts and resumed
+    # The last round's embeddings wait for a later pass: the prediction must know.
+    assert collaborative["predicted_mission_time_s"] == pytest.approx(collaborative["mission_time_s"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_what_a_pass_cuts_goes_on_in_the_next_one_where_it_ended(tmp_path: Path) -> None:
+    flags = [flag for key, value in LONE_PASSES.items() for flag in ("--set", f"{key}={value}")]
+    result = _run(tmp_path, "--rounds", "2", "--set", "learning.samples_per_round=2048", *flags)
+    events = [json.loads(line) for line in (tmp_path / result["run_dir"] / "events.jsonl").read_text().splitlines()]
+    (cut,) = [event for event in events if event["kind"] == "cut"]
+    sent = [event for event in events if event["kind"] == "transfer" and event["chunk"] == cut["chunk"]]
+    (resumed,) = [event for event in sent if event["receiver"] == cut["receiver"]]
+    assert cut["sender"] != resumed["sender"]
+    assert 0 < resumed["resumed_from"] == cut["durable_bytes"]
+    assert resumed["start_s"] > cut["end_s"] + 300
+    # Not a byte of it went up twice.
+    assert result["bytes"]["up"] == 2 * 2048 * 9 * 384 * 2
+    assert result["predicted_mission_time_s"] == pytest.approx(result["mission_time_s"], rel=0.02)

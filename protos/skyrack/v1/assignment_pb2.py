@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/skyrack/v1/assignment.proto\x12\x11protos.skyrack.v1\"\xb7\x01\n\nAssignment\x12\r\n\x05\x63hunk\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\r\n\x05route\x18\x03 \x03(\t\x12\x17\n\x0f\x63ontact_start_s\x18\x04 \x01(\x01\x12\x15\n\rcontact_end_s\x18\x05 \x01(\x01\x12\x0f\n\x07start_s\x18\x06 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x07 \x01(\x01\x12\x11\n\tarrives_s\x18\x08 \x01(\x01\x12\x14\n\x0cnot_before_s\x18\t \x01(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/skyrack/v1/assignment.proto\x12\x11protos.skyrack.v1\"\xcc\x01\n\nAssignment\x12\r\n\x05\x63hunk\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\r\n\x05route\x18\x03 \x03(\t\x12\x17\n\x0f\x63ontact_start_s\x18\x04 \x01(\x01\x12\x15\n\rcontact_end_s\x18\x05 \x01(\x01\x12\x0f\n\x07start_s\x18\x06 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x07 \x01(\x01\x12\x11\n\tarrives_s\x18\x08 \x01(\x01\x12\x14\n\x0cnot_before_s\x18\t \x01(\x01\x12\x13\n\x0b\x63ut_by_plan\x18\n \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.skyrack.v1.assignmen
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ASSIGNMENT']._serialized_start=58
-  _globals['_ASSIGNMENT']._serialized_end=241
+  _globals['_ASSIGNMENT']._serialized_end=262
 # @@protoc_insertion_point(module_scope)

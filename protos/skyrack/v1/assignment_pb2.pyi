@@ -35,6 +35,7 @@ class Assignment(_message.Message):
     END_S_FIELD_NUMBER: _builtins.int
     ARRIVES_S_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_S_FIELD_NUMBER: _builtins.int
+    CUT_BY_PLAN_FIELD_NUMBER: _builtins.int
     chunk: _builtins.str
     """Identity of the chunk: run/round/phase/origin/tensor/index."""
     size_bytes: _builtins.int
@@ -51,6 +52,8 @@ class Assignment(_message.Message):
     """Predicted arrival at the last node of the route."""
     not_before_s: _builtins.float
     """The sender keeps the chunk until then."""
+    cut_by_plan: _builtins.bool
+    """The contact is planned to end inside the chunk, and another assignment to carry the rest."""
     @_builtins.property
     def route(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes on the way: sender first, destination last."""
@@ -67,10 +70,11 @@ class Assignment(_message.Message):
         end_s: _builtins.float = ...,
         arrives_s: _builtins.float = ...,
         not_before_s: _builtins.float = ...,
+        cut_by_plan: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrives_s", b"arrives_s", "chunk", b"chunk", "contact_end_s", b"contact_end_s", "contact_start_s", b"contact_start_s", "end_s", b"end_s", "not_before_s", b"not_before_s", "route", b"route", "size_bytes", b"size_bytes", "start_s", b"start_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrives_s", b"arrives_s", "chunk", b"chunk", "contact_end_s", b"contact_end_s", "contact_start_s", b"contact_start_s", "cut_by_plan", b"cut_by_plan", "end_s", b"end_s", "not_before_s", b"not_before_s", "route", b"route", "size_bytes", b"size_bytes", "start_s", b"start_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

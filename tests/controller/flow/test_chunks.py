@@ -126,6 +126,7 @@ def _check(plan: MissionPlan, demands: Sequence[Demand], assignments: Sequence[A
         assert len({receiver for _, receiver in hops}) == 1  # what a station holds of a chunk only it can go on with
         rate_Bps = {_rate_Bps(*hop) for hop in hops}.pop()  # noqa: N806
         assert sum(a.end_s - a.start_s for a in pieces) * rate_Bps == pytest.approx(demand.size_bytes, rel=1e-3)
+        assert [a.cut_by_plan for a in pieces] == [True] * (len(pieces) - 1) + [False]
         for cut, rest in itertools.pairwise(pieces):
             # Only a contact's end cuts, or its last millisecond that arrives.
             assert cut.contact_end_s - DELAY_S - SLACK_S <= cut.end_s <= cut.contact_end_s + SLACK_S
