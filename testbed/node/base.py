@@ -182,16 +182,13 @@ class Node(ABC):
             if start_s >= until_s:
                 if self.mailbox.find(chunk.id) is None:
                     self.mailbox.put(self.lay(chunk))
-                    self.release(chunk.id)
-                self._forget_way(chunk)
+                self._let_go(chunk)
                 await self.report("undelivered", chunks=[str(chunk.id)], missed=[self.name, peer])
                 return
             try:
                 await self.send(peer, chunk, not_before_s=start_s, until_s=min(end_s, until_s))
                 if not chunk.keep:
-                    if self.mailbox.find(chunk.id) is None:
-                        self.release(chunk.id)
-                    self._forget_way(chunk)
+                    self._let_go(chunk)
                 return
             except LinkClosed:
                 continue
@@ -203,9 +200,11 @@ class Node(ABC):
                 self.note("link_failed", sender=self.name, receiver=peer, chunk=str(chunk.id))
                 until_s = start_s
 
-    def _forget_way(self, chunk: Chunk) -> None:
-        """A chunk was handed on, or missed its contact: it may come again, by any route."""
-        self._passing.pop(chunk.id, None)
+    def _let_go(self, chunk: Chunk) -> None:
+        """A chunk was handed on, or missed its contact: it may come again, by any route. Where it only passed through
+        its room is free; where a copy stays that is the one which arrived."""
+        if self._passing.pop(chunk.id, None) is not None:
+            self.release(chunk.id)
         self._ways.discard((chunk.id, chunk.route))
 
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
