@@ -25,6 +25,7 @@ from testbed.orbit.constellation import GRAMMAR, parse_constellation
 from testbed.orbit.stations import STATIONS, Station
 from testbed.scenario_file import Entry
 from testbed.scenario_keys import Text
+from testbed.scenario_learning import LearningSettings
 from testbed.scenario_links import (
     PLACE_KEYS,
     GroundSettings,
@@ -55,13 +56,8 @@ def _constellation(entry: Entry, text: str) -> str:
     return parse_constellation(text).code
 
 
-def _dataset(entry: Entry, text: str) -> str:
-    return text if text == "landsat" else existing_file("no such data set", _DATASET)(entry, text)
-
-
 _CONSTELLATION = f"{GRAMMAR}; or the path of a file: .tle, .txt, .json, .csv, .xml (OMM) or .oem"
 _CONTACTS = "the path of a contact plan: .csv, .json or .ion"
-_DATASET = "landsat, or the path of an .npz file"
 _INSTANT = Text(
     scenario_file.read_instant,
     scenario_file.write_instant,
@@ -79,30 +75,6 @@ _STATION = Text(
 )
 
 Profile = Annotated[DeviceProfile, _PROFILE]
-
-
-class LearningSettings(Settings):
-    """What is fine-tuned, on what, and how."""
-
-    model: Literal["minilm"] = "minilm"
-    dataset: Annotated[str, Text(_dataset, allowed=_DATASET)] = "landsat"
-    dirichlet_alpha: float = Field(gt=0, le=1e6)
-    """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335)."""
-    mode: Literal["head", "u-shaped"] = "head"
-    rounds: int = Field(ge=1, le=10_000)
-    samples_per_round: int = Field(ge=1, le=10_000_000)
-    codec: Literal["bf16", "fp32"] = "bf16"
-    """How cut tensors are rounded before they cross a link (or would cross one)."""
-    learning_rate: float = Field(gt=0, le=1_000)
-    local_epochs: int = Field(ge=1, le=10_000)
-    batch_size: int = Field(ge=1, le=1_000_000)
-    micro_batch: int = Field(default=64, ge=2, le=65_536)
-    """Samples per call of the backbone. Never 1: its kernels differ, and with them the last bits (decision 13)."""
-    feature_cache: bool = False
-    lora_rank: int = Field(default=8, ge=1, le=4_096)
-    lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training data that no satellite gets."""
 
 
 class DeviceSettings(Settings):

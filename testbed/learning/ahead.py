@@ -16,7 +16,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from testbed.scenario import LearningSettings, Scenario
+from testbed.scenario import Scenario
+from testbed.scenario_learning import LearningSettings
 
 PR_SET_PDEATHSIG = 1
 

@@ -11,7 +11,7 @@ from testbed.learning.ahead import AheadStore
 from testbed.learning.encoder import Encoder, load_encoder
 from testbed.learning.model import PIXELS
 from testbed.learning.partition import micro_batches
-from testbed.scenario import LearningSettings
+from testbed.scenario_learning import LearningSettings
 
 TOKENS = PIXELS
 WIDTH = minilm.WIDTH

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from testbed.devices import DeviceProfile
 from testbed.errors import BugError
 from testbed.learning.aggregate import weighted_mean
 from testbed.learning.checkpoint import pack_state, unpack_state, weights_sha256
@@ -47,16 +46,16 @@ class Learner(ABC):
         """Shape of one sample's input."""
 
     @abstractmethod
-    def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
-        """What ``make_inputs`` costs on a device."""
+    def input_work(self, count: int) -> tuple[str, int]:
+        """What ``make_inputs`` costs: items of which stage of a device profile."""
 
     @abstractmethod
     def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
         """Local epochs on this round's samples; the mean loss."""
 
     @abstractmethod
-    def train_charge_s(self, profile: DeviceProfile, steps: int, count: int) -> float:
-        """What ``train`` costs on a device."""
+    def train_work(self, steps: int, count: int) -> tuple[str, int]:
+        """What ``train`` costs, in the same terms, for ``steps`` optimiser steps over ``count`` samples."""
 
     def pack(self) -> bytes:
         """The weights as bytes."""
@@ -92,8 +91,8 @@ class HeadLearner(Learner):
     def input_shape(self) -> tuple[int, ...]:
         return (WIDTH,)
 
-    def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
-        return profile.charge_s("encode", count)
+    def input_work(self, count: int) -> tuple[str, int]:
+        return "encode", count
 
     def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
         learning = self.scenario.learning
@@ -108,8 +107,8 @@ class HeadLearner(Learner):
         )
         return loss
 
-    def train_charge_s(self, profile: DeviceProfile, steps: int, count: int) -> float:
-        return profile.charge_s("head", steps)
+    def train_work(self, steps: int, count: int) -> tuple[str, int]:
+        return "head", steps
 
 
 class AdapterLearner(Learner):
@@ -135,8 +134,8 @@ class AdapterLearner(Learner):
     def input_shape(self) -> tuple[int, ...]:
         return (TOKENS, WIDTH)
 
-    def input_charge_s(self, profile: DeviceProfile, count: int) -> float:
-        return 0.0
+    def input_work(self, count: int) -> tuple[str, int]:
+        return "encode", 0
 
     def train(self, inputs: Tensor, labels: Tensor, seed: SeedPath) -> float:
         learning = self.scenario.learning
@@ -152,8 +151,8 @@ class AdapterLearner(Learner):
         )
         return loss
 
-    def train_charge_s(self, profile: DeviceProfile, steps: int, count: int) -> float:
-        return profile.charge_s("encode_train", count * self.scenario.learning.local_epochs)
+    def train_work(self, steps: int, count: int) -> tuple[str, int]:
+        return "encode_train", count * self.scenario.learning.local_epochs
 
     def average(self, blocks: Mapping[str, tuple[int, bytes]]) -> None:
         template = self.state

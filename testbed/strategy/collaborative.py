@@ -14,7 +14,7 @@ from testbed.flow.assignment import FlowPlan
 from testbed.flow.problem import Demand
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
-from testbed.strategy import rounds, sizes
+from testbed.strategy import charges, rounds, sizes
 from testbed.strategy.base import Desk, FlowPlanner, Strategy
 from testbed.strategy.forecast import Forecast, Phase
 from testbed.strategy.sharing import sharing_of
@@ -151,7 +151,7 @@ class Collaborative(Strategy):
     def uplink(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float, run: str) -> FlowPlan:
         """The flow plan for a round's embeddings, if embedding starts now."""
         counts = sizes.encoded_counts(plan, round)
-        ready_s = {n: now_s + plan.scenario.devices.satellite.charge_s("embed", c) for n, c in counts.items()}
+        ready_s = {n: now_s + charges.satellite_s(plan, "embed", c) for n, c in counts.items()}
         blocks = {n: sizes.chunks_of(plan, sizes.embedding_bytes(plan, c)) for n, c in counts.items()}
         sharing = sharing_of(plan, 1)
         held_s = sharing.held_s(plan, blocks, ready_s, rounds.ring_hop_s(plan), now_s)
@@ -180,7 +180,7 @@ class Collaborative(Strategy):
             holders = held_by(str(chunk))
             if holders & arrived:
                 continue
-            charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[chunk.origin])
+            charge_s = charges.satellite_s(plan, "embed", counts[chunk.origin])
             own_s = now_s if chunk.origin in made else now_s + charge_s
             ready_s = {chunk.origin: own_s} | dict.fromkeys(holders & present, now_s)
             weight = terms_of(plan, "up", chunk.origin).weight
@@ -201,12 +201,11 @@ class Collaborative(Strategy):
         return flows.plan(plan, demands, now_s, DOWN)
 
     def forecast(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float) -> Forecast:
-        scenario = plan.scenario
         counts = sizes.encoded_counts(plan, round)
         up = self.uplink(plan, flows, round, now_s, run="plan")
-        embedded_s = now_s + max(scenario.devices.satellite.charge_s("embed", c) for c in counts.values())
+        embedded_s = now_s + max(charges.satellite_s(plan, "embed", c) for c in counts.values())
         arrived_s = max(embedded_s, up.end_s)
-        computed_s = arrived_s + scenario.devices.ground.charge_s("encode", sum(counts.values()))
+        computed_s = arrived_s + charges.ground_s(plan, "encode", sum(counts.values()))
         down = self.downlink(plan, flows, round, computed_s, run="plan")
         owned_s = max(computed_s, down.end_s)
         phases = (
@@ -232,7 +231,7 @@ class Collaborative(Strategy):
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
         plan, shard = satellite.plan, satellite.shard
         counts = sizes.encoded_counts(plan, order.round)
-        charge_s = plan.scenario.devices.satellite.charge_s("embed", counts[satellite.name])
+        charge_s = charges.satellite_s(plan, "embed", counts[satellite.name])
         made_bytes = sizes.embedding_bytes(plan, counts[satellite.name])
         chunks = satellite.held("embedding", "gather", satellite.name, made_bytes) or await satellite.compute(
             "embed",
@@ -267,6 +266,6 @@ class Collaborative(Strategy):
         ]
         with ground.activity("wait", "embeddings"):
             features = await asyncio.gather(*(encoded(origin) for origin in missing))
-        charge_s = plan.scenario.devices.ground.charge_s("encode", sum(counts[origin] for origin in missing))
+        charge_s = charges.ground_s(plan, "encode", sum(counts[origin] for origin in missing))
         await ground.compute("backbone", charge_s, lambda: ground.offer([c for chunks in features for c in chunks]))
         await ground.report("features_ready", computed_ahead=ground.backbone.hits, computed_here=ground.backbone.misses)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from testbed.errors import BugError
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
-from testbed.strategy import rounds, sizes
+from testbed.strategy import charges, rounds, sizes
 from testbed.strategy.base import Desk, FlowPlanner, Strategy
 from testbed.strategy.forecast import Forecast, Phase
 
@@ -38,10 +38,9 @@ class Onboard(Strategy):
         return done
 
     def forecast(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float) -> Forecast:
-        profile = plan.scenario.devices.satellite
         counts = sizes.encoded_counts(plan, round)
-        embedded_s = now_s + max(profile.charge_s("embed", count) for count in counts.values())
-        encode = max(profile.charge_s("encode", count) for count in counts.values())
+        embedded_s = now_s + max(charges.satellite_s(plan, "embed", count) for count in counts.values())
+        encode = max(charges.satellite_s(plan, "encode", count) for count in counts.values())
         phases = (
             Phase("embed", now_s, embedded_s),
             Phase("backbone", embedded_s, embedded_s + encode),
@@ -51,12 +50,14 @@ class Onboard(Strategy):
 
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
         shard = satellite.shard
-        profile = satellite.plan.scenario.devices.satellite
-        count = sizes.encoded_counts(satellite.plan, order.round)[satellite.name]
-        cut = await satellite.compute("embed", profile.charge_s("embed", count), lambda: shard.embed(order.round))
+        plan = satellite.plan
+        count = sizes.encoded_counts(plan, order.round)[satellite.name]
+        cut = await satellite.compute(
+            "embed", charges.satellite_s(plan, "embed", count), lambda: shard.embed(order.round)
+        )
         learner = shard.learner
         made = await satellite.compute(
-            "backbone", learner.input_charge_s(profile, count), lambda: learner.make_inputs(cut, count)
+            "backbone", charges.satellite_s(plan, *learner.input_work(count)), lambda: learner.make_inputs(cut, count)
         )
         inputs = shard.inputs(order.round, made)
         await rounds.train_and_average(satellite, inputs)

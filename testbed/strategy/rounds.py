@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from testbed.mission import MissionPlan
-from testbed.strategy import sizes
+from testbed.strategy import charges, sizes
 from testbed.strategy.forecast import Phase
 from testbed.transfer.transport import PAYLOAD_SHARE
 
@@ -24,7 +24,8 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
     learner = shard.learner
     counts = sizes.sample_counts(plan, round_)
     count = counts[satellite.name]
-    charge_s = learner.train_charge_s(plan.scenario.devices.satellite, sizes.head_steps(plan.scenario, count), count)
+    steps = sizes.head_steps(plan.scenario, count)
+    charge_s = charges.satellite_s(plan, *learner.train_work(steps, count))
     loss = await satellite.compute("train", charge_s, lambda: shard.train(round_, inputs))
     payload = learner.pack()
     ring_sizes = dict.fromkeys(satellite.membership.members, len(payload))
@@ -51,8 +52,8 @@ def ring_hop_s(plan: MissionPlan) -> float:
 
 def forecast_head(plan: MissionPlan, counts: dict[str, int], begun_s: float, start_s: float) -> tuple[Phase, ...]:
     """Training from ``start_s`` on and averaging of the head, predicted for a round that began at ``begun_s``."""
-    profile = plan.scenario.devices.satellite
-    trained_s = start_s + max(profile.charge_s("head", sizes.head_steps(plan.scenario, c)) for c in counts.values())
+    steps = (sizes.head_steps(plan.scenario, count) for count in counts.values())
+    trained_s = start_s + max(charges.satellite_s(plan, "head", count) for count in steps)
     members = plan.membership(plan.rings[0], begun_s)
     hops = len(members) // 2 if members.closed else len(members) - 1
     isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
