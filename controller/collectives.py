@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +11,12 @@ from testbed.collective.forecast import Links, gather_crossings, gather_s, repla
 from testbed.collective.membership import Membership
 from testbed.metrics import direction
 from testbed.mission import MissionPlan
-from testbed.strategy.rounds import ring_hop_s
+from testbed.node.orders import attempted
 from testbed.transfer.chunks import ChunkId
 from testbed.transfer.transport import PAYLOAD_SHARE
+
+_Key = tuple[int, str, str, str]
+"""Round, phase, tensor, and the first satellite of the plane."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ class CollectiveMeter:
 
     def __init__(self, plan: MissionPlan) -> None:
         self._plan = plan
-        self._begun_s: dict[tuple[int, str, str], dict[str, float]] = defaultdict(dict)
-        self._ended_s: dict[tuple[int, str, str], float] = defaultdict(float)
-        self._blocks: dict[tuple[int, str, str], dict[ChunkId, int]] = defaultdict(dict)
-        self._sent_bytes: dict[tuple[int, str, str], int] = defaultdict(int)
+        self._begun_s: dict[_Key, dict[str, float]] = defaultdict(dict)
+        self._ended_s: dict[_Key, float] = defaultdict(float)
+        self._blocks: dict[_Key, dict[ChunkId, int]] = defaultdict(dict)
+        self._sent_bytes: dict[_Key, int] = defaultdict(int)
 
     def observe(self, event: dict[str, Any]) -> None:
         """Take a transfer of a collective into account: one between satellites of which a copy stays."""
@@ -46,7 +50,7 @@ class CollectiveMeter:
         chunk = ChunkId.parse(event["chunk"])
         if not chunk.phase.startswith("gather"):
             return
-        key = (chunk.round, chunk.phase, chunk.tensor)
+        key = (chunk.round, chunk.phase, chunk.tensor, self._plan.ring_of(chunk.origin)[0])
         if event["sender"] == chunk.origin:
             begun_s = self._begun_s[key]
             begun_s[chunk.origin] = min(begun_s.get(chunk.origin, event["start_s"]), event["start_s"])
@@ -54,21 +58,22 @@ class CollectiveMeter:
         self._ended_s[key] = max(self._ended_s[key], event["end_s"])
         self._sent_bytes[key] += event["bytes"]
 
-    def of(self, round: int, attempt: int, membership: Membership) -> list[dict[str, Any]]:
-        """The collectives that a round's last attempt carried out among these members; none that a loss broke off."""
+    def of(self, round: int, attempt: int, memberships: Sequence[Membership]) -> list[dict[str, Any]]:
+        """The collectives that a round's last attempt carried out among these members of planes; none that a loss broke
+        off."""
         found = []
-        phases = {"gather"} if attempt == 1 else {f"gather.{attempt}"}
         for key, begun_s in sorted(self._begun_s.items()):
-            if key[0] == round and key[1] in phases and begun_s.keys() == set(membership.members):
-                found.append(asdict(self._collective(key, membership)))
+            if key[0] == round and key[1] == attempted("gather", attempt):
+                took_part = (one for one in memberships if begun_s.keys() == set(one.members))
+                found += [asdict(self._collective(key, membership)) for membership in took_part]
         return found
 
-    def _collective(self, key: tuple[int, str, str], membership: Membership) -> Collective:
+    def _collective(self, key: _Key, membership: Membership) -> Collective:
         sizes = dict.fromkeys(membership.members, 0)
         for chunk, size in self._blocks[key].items():
             sizes[chunk.origin] += size
         chunk_bytes = self._plan.scenario.chunk_bytes
-        links = Links(self._plan.isl_rate_bps * PAYLOAD_SHARE / 8, ring_hop_s(self._plan))
+        links = Links(self._plan.isl_rate_bps * PAYLOAD_SHARE / 8, self._plan.isl_hop_s)
         return Collective(
             tensor=key[2],
             members=str(membership),

@@ -20,6 +20,7 @@ from testbed.metrics import Metrics
 from testbed.mission import MissionPlan
 from testbed.rack.base import Job, Rack
 from testbed.registry import DEFAULT_SCHEDULER
+from testbed.strategy.base import EVERYBODY
 
 MISSION = "controller.runner:fly"
 INSIDE = ("-m", "controller.inside")
@@ -108,10 +109,12 @@ def _keep(
 
     scenario = plan.scenario
     weights = outcome.pop("weights")
-    packed = base64.b64decode(weights) if isinstance(weights, str) else weights
-    state = save_checkpoint(scenario, packed, directory.path / "checkpoint")
-    if weights_sha256(state) != outcome["weights_sha256"]:
-        raise BugError("the kept weights are not those that the satellites reported")
+    models = {name: base64.b64decode(w) if isinstance(w, str) else w for name, w in weights.items()}
+    for name, packed in models.items():
+        folder = directory.path / "checkpoint"
+        state = save_checkpoint(scenario, packed, folder if name == EVERYBODY else folder / name)
+        if name == EVERYBODY and weights_sha256(state) != outcome["weights_sha256"]:
+            raise BugError("the kept weights are not those that the satellites reported")
     facts = outcome.pop("facts")
     certificate = directory.read_json("certificate.json")
     directory.write_json("manifest.json", manifest.collect(scenario, facts=facts, run=directory.run_id))

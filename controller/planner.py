@@ -32,14 +32,6 @@ def make_plan(
     chosen.check(scenario)
     sky = sky or open_sky(scenario)
     planes = sky.orbits.planes
-    if len(planes) > 1:
-        raise ScenarioError(
-            "heads are averaged inside one plane so far",
-            where=scenario.source,
-            field="constellation",
-            found=f"{scenario.constellation}: {len(planes)} planes",
-            allowed="a constellation of one plane, such as D:705:98.2:8/1/0",
-        )
     network = compile_network(scenario, sky)
     check_capacity(network.link_plans, scenario.ground.name, scenario.rack.capacity_bps)
     peak_bps, peak_at_s, _ = concurrent_rate_bps(network.link_plans, scenario.ground.name)
@@ -54,7 +46,8 @@ def make_plan(
         strategy=strategy,
     )
     _check_names(plan)
-    _check_ring(plan)
+    _check_rings(plan)
+    chosen.check_plan(plan)
     prediction = _predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
     return replace(plan, prediction=prediction)
 
@@ -77,13 +70,13 @@ def _check_names(plan: MissionPlan) -> None:
                 )
 
 
-def _check_ring(plan: MissionPlan) -> None:
-    """Training shares embeddings and weights in the plane, which must be a ring or a line every now and then."""
+def _check_rings(plan: MissionPlan) -> None:
+    """Training shares embeddings and weights in each plane, which must be a ring or a line every now and then."""
     try:
-        plan.assembled_s(plan.rings[0], 0.0)
+        plan.assembled_s(0.0)
     except LinkError as error:
         raise ScenarioError(
-            "training needs the plane in one piece: a ring, or a line",
+            "training needs every plane in one piece: a ring, or a line",
             where=plan.scenario.source,
             field="isl",
             found=f"{error} (topology {plan.scenario.isl.topology})",
@@ -96,7 +89,7 @@ def _predict(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[
     now_s = 0.0
     rounds = []
     for round in range(1, plan.scenario.learning.rounds + 1):
-        forecast = strategy.forecast(plan, flows, round, plan.assembled_s(plan.rings[0], now_s))
+        forecast = strategy.forecast(plan, flows, round, plan.assembled_s(now_s))
         rounds.append(forecast.to_dict())
         now_s = forecast.end_s
     return {"mission_time_s": now_s, "rounds": rounds}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 from typing import Any, TypeVar
 
 from controller.collectives import CollectiveMeter
@@ -22,7 +23,7 @@ from testbed.node.orders import Order, Report
 from testbed.orbit.contacts import Contact
 from testbed.rack.base import Fleet, Job, Record
 from testbed.scenario import FailureSettings
-from testbed.strategy.base import FlowPlanner, Strategy
+from testbed.strategy.base import EVERYBODY, FlowPlanner, RoundOutcome, Strategy
 
 T = TypeVar("T")
 
@@ -52,9 +53,9 @@ class _Desk:
         await self._fleet.clock.sleep_until(self._begun_s)
 
     def _assembled_s(self, round: int) -> float:
-        """When the plane is in one piece; said where that is not now."""
+        """When every plane is in one piece; said where that is not now."""
         now_s = self.now()
-        at_s = self.plan.assembled_s(self.plan.rings[0], now_s)
+        at_s = self.plan.assembled_s(now_s)
         if at_s > now_s:
             self.journal("apart", round=round, until_s=at_s)
         return at_s
@@ -66,14 +67,18 @@ class _Desk:
         if not self.plan.present:
             raise BoardError(f"{loss}; it was the last satellite")
         self.attempt, self._begun_s = self.attempt + 1, self._assembled_s(round)
-        self.journal("node_lost", lost=loss.node, why=loss.why, round=round, members=str(self.membership()))
+        self.journal("node_lost", lost=loss.node, why=loss.why, round=round, members=self.members())
         remaining = [node for node in self.plan.nodes if node not in self.plan.lost]
         await asyncio.gather(*(self.order(node, Order("abandon", round)) for node in remaining))
         await self._fleet.clock.sleep_until(self._begun_s)
 
-    def membership(self) -> Membership:
-        """Who takes part in this attempt: of the one plane that trains."""
-        return self.plan.membership(self.plan.rings[0], self._begun_s)
+    def memberships(self) -> tuple[Membership, ...]:
+        """Who takes part in this attempt, plane by plane."""
+        return self.plan.memberships(self._begun_s)
+
+    def members(self) -> str:
+        """The same for the record."""
+        return "; ".join(map(str, self.memberships()))
 
     async def order(self, node: str, order: Order) -> None:
         if node not in self.plan.lost:
@@ -135,45 +140,48 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
     started = time.monotonic()
     desk = _Desk(fleet, job, flows, whereabouts, observe)
     failing = asyncio.get_running_loop().create_task(_fail(fleet, desk, plan.scenario.failures))
-    weights = appraiser.first
+    models: Mapping[str, bytes] = {EVERYBODY: appraiser.first}
     rounds: list[dict[str, Any]] = []
-    memberships: list[tuple[int, Membership]] = []
+    memberships: list[tuple[int, tuple[Membership, ...]]] = []
     for round in range(1, plan.scenario.learning.rounds + 1):
         begun_s = desk.now()
         desk.journal("round_started", round=round)
-        done = await _coordinate(strategy, desk, round)
-        weights = next(report.blob for report in done if report.blob)
-        loss = sum(report.data["loss"] * report.data["samples"] for report in done) / sum(
-            report.data["samples"] for report in done
-        )
-        digests = {report.data["weights_sha256"] for report in done}
-        if len(digests) > 1:
-            judge.condemn(f"round {round}: the satellites ended with {len(digests)} different weights")
+        outcome = await _coordinate(strategy, desk, round)
+        models = outcome.models
+        if outcome.disagreement:
+            judge.condemn(f"round {round}: {outcome.disagreement}")
+        accuracies = await desk.consider(partial(appraiser.validation_accuracies, models))
         rounds.append(
             {
                 "round": round,
                 "start_s": begun_s,
-                "end_s": max(report.mission_s for report in done),
-                "loss": loss,
-                "weights_sha256": min(digests),
-                "members": str(desk.membership()),
+                "end_s": max(report.mission_s for report in outcome.reports),
+                "loss": outcome.loss,
+                "weights_sha256": appraiser.digest(models),
+                "members": desk.members(),
                 "attempts": desk.attempt,
-                "validation_accuracy": await desk.consider(partial(appraiser.validation_accuracy, weights)),
+                "validation_accuracy": fmean(accuracies.values()),
+                **_by_satellite("validation_by_satellite", accuracies),
             }
         )
-        memberships.append((desk.attempt, desk.membership()))
+        memberships.append((desk.attempt, desk.memberships()))
         desk.journal("round_finished", **rounds[-1])
     failing.cancel()
     await fleet.settle()
     for finished, took_part in zip(rounds, memberships, strict=True):
         finished["collectives"] = collectives.of(finished["round"], *took_part)
     mission_s = rounds[-1]["end_s"]
-    before, after = appraiser.test_accuracy(weights)
+    before, after = appraiser.test_accuracies(models)
     judge.weigh_host(fleet.facts())
     verdict, reasons = judge.verdict()
     return {
         "rounds": rounds,
-        "accuracy": {"before": before, "after": after, "validation": rounds[-1]["validation_accuracy"]},
+        "accuracy": {
+            "before": before,
+            "after": fmean(after.values()),
+            "validation": rounds[-1]["validation_accuracy"],
+            **_by_satellite("after_by_satellite", after),
+        },
         "mission_time_s": mission_s,
         "flight_real_time_s": time.monotonic() - started,
         "bytes": traffic.totals(),
@@ -181,13 +189,18 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "exchange": traffic.met(),
         "verdict": verdict,
         "verdict_reasons": reasons,
-        "weights": weights,
+        "weights": dict(models),
         "weights_sha256": rounds[-1]["weights_sha256"],
         "facts": fleet.facts(),
     }
 
 
-async def _coordinate(strategy: Strategy, desk: _Desk, round: int) -> list[Report]:
+def _by_satellite(key: str, values: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
+    """Figures of several models, under a key; nothing where there is one for all."""
+    return {} if values.keys() == {EVERYBODY} else {key: values}
+
+
+async def _coordinate(strategy: Strategy, desk: _Desk, round: int) -> RoundOutcome:
     """A round, begun again by the others as often as a node is lost in it."""
     await desk.begin(round)
     while True:

@@ -14,6 +14,7 @@ from testbed.errors import LinkError
 from testbed.link.plan import LinkPlan
 from testbed.orbit.contacts import Contact
 from testbed.scenario import Scenario
+from testbed.transfer.transport import PAYLOAD_SHARE
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ class MissionPlan:
         """The satellites that are not lost, plane by plane."""
         return tuple(name for name in self.satellites if name not in self.lost)
 
+    @cached_property
+    def planes(self) -> tuple[tuple[str, ...], ...]:
+        """The satellites of each plane that are not lost; no plane of which none is left."""
+        planes = (tuple(name for name in ring if name not in self.lost) for ring in self.rings)
+        return tuple(plane for plane in planes if plane)
+
+    def plane_of(self, satellite: str) -> tuple[str, ...]:
+        """The satellites of a satellite's plane that are not lost."""
+        return tuple(name for name in self.ring_of(satellite) if name not in self.lost)
+
     @property
     def ground(self) -> str:
         """The ground server's name."""
@@ -63,18 +74,30 @@ class MissionPlan:
         satellite is lost or a link is down. Raises LinkError where that leaves pieces that cannot reach each other."""
         return form(ring, linked_at(self.link_plans, at_s, self.scenario.duration_s), self.lost)
 
-    def assembled_s(self, ring: tuple[str, ...], at_s: float) -> float:
-        """From when on, not before a mission time, the plane is a ring or a line by plan: a round waits for it. Raises
-        LinkError where it is neither any more, with the links that are missing."""
-        opens_s = {start_s for name in ring for peer in ring for start_s, _ in self._windows(name, peer)}
+    def memberships(self, at_s: float) -> tuple[Membership, ...]:
+        """The same of every plane that has a satellite left."""
+        return tuple(self.membership(self.ring_of(plane[0]), at_s) for plane in self.planes)
+
+    def assembled_s(self, at_s: float) -> float:
+        """From when on, not before a mission time, every plane is a ring or a line by plan: a round waits for it.
+        Raises LinkError where one is neither any more, with the links that are missing."""
+        names = self.satellites
+        opens_s = {start_s for name in names for peer in self.ring_of(name) for start_s, _ in self._windows(name, peer)}
         for instant_s in (at_s, *sorted(start_s for start_s in opens_s if start_s > at_s)):
             try:
-                self.membership(ring, instant_s)
+                self.memberships(instant_s)
             except LinkError as error:
                 apart = error
             else:
                 return instant_s
         raise apart
+
+    def round_the_ring_s(self, plane: tuple[str, ...], at_s: float, size_bytes: float) -> float:
+        """How long blocks of one size each take to reach everybody in a plane, among those who take part in a round
+        that begins at a mission time."""
+        members = self.membership(self.ring_of(plane[0]), at_s)
+        hops = len(members) // 2 if members.closed else len(members) - 1
+        return hops * (self.isl_hop_s + size_bytes / (self.isl_rate_bps * PAYLOAD_SHARE / 8))
 
     def _windows(self, sender: str, receiver: str) -> tuple[tuple[float, float], ...]:
         plan = self.link_plans[sender]
@@ -92,6 +115,14 @@ class MissionPlan:
             if state.up
         ]
         return min(rates_bps, default=math.inf)
+
+    @cached_property
+    def isl_hop_s(self) -> float:
+        """One-way delay of the first inter-satellite link there is inside a plane, when it is first up; 0 without
+        any."""
+        ends = ((name, peer) for ring in self.rings for name in ring for peer in ring)
+        states = (state for name, peer in ends for state in self.link_plans[name].links.get(peer, ()))
+        return next((state.delay_ms / 1000 for state in states if state.up), 0.0)
 
     def contact(self, one: str, other: str, at_s: float) -> Contact | None:
         """The contact between a satellite and a station (in either order) that the plan has open at a mission time."""

@@ -26,6 +26,9 @@ class LearningSettings(Settings):
     dirichlet_alpha: float = Field(gt=0, le=1e6)
     """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335)."""
     mode: Literal["head", "u-shaped"] = "head"
+    split_order: Literal["pooled", "per-satellite"] = "pooled"
+    """In mode u-shaped across the cut: who takes an optimiser step. All together on one large batch of ``batch_size``,
+    which is what training in one place does; or one satellite after the other, on batches of its own."""
     rounds: int = Field(ge=1, le=10_000)
     samples_per_round: int = Field(ge=1, le=10_000_000)
     codec: Literal["bf16", "fp32"] = "bf16"
@@ -36,6 +39,8 @@ class LearningSettings(Settings):
     micro_batch: int = Field(default=64, ge=2, le=65_536)
     """Samples per call of the backbone. Never 1: its kernels differ, and with them the last bits (decision 13)."""
     feature_cache: bool = False
+    pipeline: int = Field(default=1, ge=1, le=64)
+    """In how many parts a satellite's samples go through a round, each sent on as soon as it is computed."""
     lora_rank: int = Field(default=8, ge=1, le=4_096)
     lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)

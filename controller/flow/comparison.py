@@ -47,7 +47,7 @@ def compare_schedulers(plan: MissionPlan) -> list[FlowRow]:
     listener = _Listener(ChunkPlanner(registry.load("schedulers", registry.DEFAULT_SCHEDULER)))
     now_s = 0.0
     for round in range(1, plan.scenario.learning.rounds + 1):
-        now_s = strategy.forecast(plan, listener, round, plan.assembled_s(plan.rings[0], now_s)).end_s
+        now_s = strategy.forecast(plan, listener, round, plan.assembled_s(now_s)).end_s
     bound_s = sum(certified_bound_s(problem) - _first_s(problem) for problem in listener.problems)
     rows = [_row(name, listener.problems, bound_s) for name in registry.names("schedulers")]
     return sorted(rows, key=lambda row: (row.replayed_time_s, row.scheduler))

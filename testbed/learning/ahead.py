@@ -51,14 +51,14 @@ class AheadStore:
 def payloads(scenario: Scenario, satellites: tuple[str, ...]) -> Iterator[tuple[bytes, int]]:
     """Every batch of encoded cut tensors the run will need features of, in the order of need."""
     from testbed.learning.appraisal import appraisal_payloads
-    from testbed.learning.placement import encoded_counts
     from testbed.learning.shard import CutMaker
 
     maker = CutMaker(scenario, satellites)
     for round in range(1, scenario.learning.rounds + 1):
-        for node, count in sorted(encoded_counts(scenario, satellites, round).items()):
-            if count:
-                yield maker.make(round, node), count
+        for node in sorted(satellites):
+            for rows in maker.parts(round, node):
+                if len(rows):
+                    yield maker.make(rows), len(rows)
         if round == 1:  # validation is read when the first round ends
             yield from appraisal_payloads(scenario)
 

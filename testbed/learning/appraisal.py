@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 
 from testbed.learning.ahead import AheadStore
-from testbed.learning.checkpoint import unpack_state
+from testbed.learning.checkpoint import unpack_state, weights_sha256
 from testbed.learning.evaluate import Evaluator
 from testbed.learning.features import Backbone
 from testbed.learning.learners import AdapterLearner, Learner, State, make_learner
@@ -25,17 +27,33 @@ class Appraiser:
         """The untrained weights."""
         self._frozen = _evaluator(scenario, self._backbone)
 
-    def validation_accuracy(self, packed: bytes) -> float:
-        """Fraction of the held-out tenth that these weights label correctly."""
-        state = self._take(packed)
-        return self._current().validation_accuracy(state)
+    def validation_accuracies(self, models: Mapping[str, bytes]) -> dict[str, float]:
+        """Fraction of the held-out tenth that each of these packed weights labels correctly, by whose they are."""
+        found = {}
+        for name, packed in sorted(models.items()):
+            state = self._take(packed)
+            found[name] = self._current().validation_accuracy(state)
+        return found
 
-    def test_accuracy(self, last: bytes) -> tuple[float, float]:
+    def test_accuracies(self, models: Mapping[str, bytes]) -> tuple[float, dict[str, float]]:
         """Fractions of the test split that the untrained and the final weights label correctly: its one reading."""
         first = self._take(self.first)
         before = self._current().baseline_test_accuracy(first)
-        state = self._take(last)
-        return before, self._current().test_accuracy(state)
+        if isinstance(self.learner, AdapterLearner):
+            return before, {name: self._current_of(packed) for name, packed in sorted(models.items())}
+        states = [unpack_state(packed, self.learner.state) for _, packed in sorted(models.items())]
+        return before, dict(zip(sorted(models), self._frozen.test_accuracies(states), strict=True))
+
+    def _current_of(self, packed: bytes) -> float:
+        state = self._take(packed)
+        return self._current().test_accuracy(state)
+
+    def digest(self, models: Mapping[str, bytes]) -> str:
+        """SHA-256 of the one model's weights, or over all of them where each satellite has its own."""
+        digests = {name: weights_sha256(unpack_state(packed, self.learner.state)) for name, packed in models.items()}
+        if len(digests) == 1:
+            return next(iter(digests.values()))
+        return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
     def _take(self, packed: bytes) -> State:
         self.learner.state = unpack_state(packed, self.learner.state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +47,14 @@ class Evaluator:
 
     def test_accuracy(self, head_state: Mapping[str, Tensor]) -> float:
         """Fraction of the test samples that the head labels correctly. BugError when asked a second time."""
+        return self.test_accuracies([head_state])[0]
+
+    def test_accuracies(self, head_states: Sequence[Mapping[str, Tensor]]) -> list[float]:
+        """The same of several heads, where a run ends with several. BugError when asked a second time."""
         if self._test_read:
             raise BugError("the test split was read already: it is for the final model alone")
         self._test_read = True
-        return self._accuracy("test", head_state)
+        return [self._accuracy("test", state) for state in head_states]
 
     def baseline_test_accuracy(self, head_state: Mapping[str, Tensor]) -> float:
         """The same for the untrained head, before training. BugError later, or when asked a second time."""

@@ -61,6 +61,10 @@ class Learner(ABC):
         """The weights as bytes."""
         return pack_state(self.state)
 
+    def unpack(self, packed: bytes) -> None:
+        """Become these weights."""
+        self.state = unpack_state(packed, self.state)
+
     def average(self, blocks: Mapping[str, tuple[int, bytes]]) -> None:
         """Become the mean of everybody's weights; ``blocks`` are (samples, packed weights) by node."""
         template = self.state

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from testbed.learning.partition import dirichlet_partition, draw_round, hold_out
+from testbed.learning.partition import dirichlet_partition, draw_round, hold_out, micro_batches
 from testbed.learning.tasks import Dataset, load_dataset
 from testbed.scenario import Scenario
+from testbed.scenario_learning import LearningSettings
 
 Indices = npt.NDArray[np.int64]
 
@@ -47,10 +49,15 @@ def round_counts(scenario: Scenario, satellites: Sequence[str], round: int) -> d
 
 def encoded_indices(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, Indices]:
     """Each satellite's samples of which features are computed in a round: all it uses, or, with the feature cache,
-    those it has not used before. Never a single one, whose kernels differ: then a known one is computed again."""
+    those it has not used before."""
+    indices = fresh_indices if scenario.learning.feature_cache else round_indices
+    return indices(scenario, satellites, round)
+
+
+def fresh_indices(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, Indices]:
+    """Each satellite's samples of a round that it has not used before. Never a single one, whose kernels differ: then a
+    known one comes again."""
     used = round_indices(scenario, satellites, round)
-    if not scenario.learning.feature_cache:
-        return used
     earlier = [round_indices(scenario, satellites, before) for before in range(1, round)]
     fresh = {}
     for node, indices in used.items():
@@ -64,6 +71,19 @@ def encoded_indices(scenario: Scenario, satellites: Sequence[str], round: int) -
 def encoded_counts(scenario: Scenario, satellites: Sequence[str], round: int) -> dict[str, int]:
     """How many samples' features are computed, and sent, in a round."""
     return {node: len(indices) for node, indices in encoded_indices(scenario, satellites, round).items()}
+
+
+def part_counts(count: int, learning: LearningSettings) -> tuple[int, ...]:
+    """``count`` samples in the parts that go through a round one behind the other: at most ``learning.pipeline`` runs
+    of whole micro-batches, so that no bit depends on how many there are; the first ones are longer by a micro-batch
+    where they do not share out evenly. One empty part for none."""
+    if not count:
+        return (0,)
+    batches = [cut.stop - cut.start for cut in micro_batches(count, learning.micro_batch)]
+    share, longer = divmod(len(batches), learning.pipeline)
+    lengths = [share + (part < longer) for part in range(min(learning.pipeline, len(batches)))]
+    stops = list(itertools.accumulate(lengths))
+    return tuple(sum(batches[stop - length : stop]) for stop, length in zip(stops, lengths, strict=True))
 
 
 def _held_out(scenario: Scenario) -> tuple[Indices, Indices]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from testbed.learning import codec
-from testbed.learning.features import Backbone
-from testbed.learning.learners import Learner, State, make_learner
+from testbed.learning.learners import Learner, State
 from testbed.learning.model import Embedding
-from testbed.learning.placement import dataset, encoded_indices, round_indices
+from testbed.learning.placement import dataset, encoded_indices, part_counts, round_indices
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 
@@ -31,17 +32,22 @@ class CutMaker:
         """Those of them whose features are computed in this round."""
         return torch.from_numpy(encoded_indices(self._scenario, self._satellites, round)[node])
 
-    def make(self, round: int, node: str) -> bytes:
-        """A round's cut tensors [n, 9, 384] of a node, encoded for the wire."""
+    def parts(self, round: int, node: str) -> list[Tensor]:
+        """The same in the parts that go through a round one behind the other."""
+        rows = self.encoded_rows(round, node)
+        return list(rows.split(list(part_counts(len(rows), self._scenario.learning))))
+
+    def make(self, rows: Tensor) -> bytes:
+        """The cut tensors [n, 9, 384] of these rows, encoded for the wire."""
         with torch.no_grad():
-            cut = self._embedding(self._pixels[self.encoded_rows(round, node)])
+            cut = self._embedding(self._pixels[rows])
         return codec.encode(cut, self._scenario.learning.codec)
 
 
 class Shard:
     """One satellite's samples, its embedding, and its learner (what it trains)."""
 
-    def __init__(self, plan: MissionPlan, node: str, backbone: Backbone | None) -> None:
+    def __init__(self, plan: MissionPlan, node: str, learner: Learner) -> None:
         self._plan = plan
         self._node = node
         self._cuts = CutMaker(plan.scenario, plan.satellites)
@@ -50,23 +56,32 @@ class Shard:
         """The feature cache: by index into the training data."""
         self._start: tuple[int, State] | None = None
         """The weights that the latest round began with: a round that is begun again begins from the same."""
-        self.learner: Learner = make_learner(plan.scenario, backbone)
+        self.learner = learner
 
-    def embed(self, round: int) -> bytes:
-        """This round's cut tensors [n, 9, 384], encoded for the wire."""
-        return self._cuts.make(round, self._node)
+    def embed(self, round: int, part: int) -> bytes:
+        """One part of this round's cut tensors [n, 9, 384], encoded for the wire."""
+        return self._cuts.make(self._cuts.parts(round, self._node)[part])
 
-    def inputs(self, round: int, payload: bytes) -> Tensor:
-        """What the learner trains on in a round, from what was computed for it: encoded features (or cut tensors) of
-        the samples of :func:`encoded_indices`; the rest is remembered from earlier rounds."""
+    def inputs(self, round: int, payloads: Sequence[bytes]) -> Tensor:
+        """What the learner trains on in a round, from what was computed for it, part by part: encoded features (or cut
+        tensors) of the samples of :func:`encoded_indices`; the rest is remembered from earlier rounds."""
         learning = self._plan.scenario.learning
-        made = self._cuts.encoded_rows(round, self._node)
-        values = codec.decode(payload, (len(made), *self.learner.input_shape), learning.codec)
+        parts = self._cuts.parts(round, self._node)
+        shape = self.learner.input_shape
+        decoded = (
+            codec.decode(payload, (len(rows), *shape), learning.codec)
+            for payload, rows in zip(payloads, parts, strict=True)
+        )
+        made, values = torch.cat(parts), torch.cat(list(decoded))
         if not learning.feature_cache:
             return values
         self._known.update(zip(made.tolist(), values, strict=True))
         rows = self._cuts.rows(round, self._node).tolist()
         return torch.stack([self._known[row] for row in rows]) if rows else values
+
+    def round_labels(self, round: int) -> Tensor:
+        """The labels [n] of a round's samples."""
+        return self._labels[self._cuts.rows(round, self._node)]
 
     def train(self, round: int, inputs: Tensor) -> float:
         """Train the learner on this round's samples; the mean loss, 0 where the round drew none of them. Once more in

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from testbed.clock import Clock
-from testbed.errors import LinkClosed, LinkError
+from testbed.errors import IntegrityError, LinkClosed, LinkError
 from testbed.flow.assignment import Assignment
 from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
-from testbed.node.orders import Order, Report
+from testbed.node.orders import Order, Report, attempted
 from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join, split
 from testbed.transfer.shelf import ChunkGone
 from testbed.transfer.transport import CHUNKS_IN_FLIGHT, Delivery, Transport
@@ -208,10 +208,18 @@ class Node(ABC):
         self._ways.discard((chunk.id, chunk.route))
 
     def cut(self, phase: str, tensor: str, origin: str, payload: bytes) -> list[Chunk]:
-        """A tensor's bytes as this round's chunks, each with its hash."""
+        """A tensor's bytes as this round's chunks, each with its hash. IntegrityError where the strategy does not say
+        that such tensors are sent."""
+        if tensor not in self.strategy.tensors:
+            allowed = ", ".join(sorted(self.strategy.tensors))
+            raise IntegrityError(f"{self.strategy.name!r} may not send a {tensor!r}; allowed: {allowed}")
         size = self.plan.scenario.chunk_bytes
         chunks = split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
         return [self.lay(chunk) for chunk in chunks]
+
+    def in_attempt(self, step: str) -> str:
+        """The phase of chunks that are made anew in every attempt at a round."""
+        return attempted(step, self.attempt)
 
     def held(self, tensor: str, phase: str, origin: str, size: int) -> list[Chunk]:
         """A tensor's chunks of this round, where all of them are here already; none otherwise."""

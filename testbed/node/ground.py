@@ -13,18 +13,21 @@ from testbed.transfer.chunks import Chunk, ChunkId
 
 if TYPE_CHECKING:
     from testbed.learning.features import Backbone
+    from testbed.learning.raw import GroundSchool
+    from testbed.learning.split_training import GroundTrainer
 
 
 class GroundServer(Node):
     """The ground server, behind its backhaul links to the stations."""
 
     backbone: Backbone
+    trainer: GroundTrainer
+    """Where the backbone is trained with gradients from the satellites."""
+    school: GroundSchool
+    """Where everything is trained on the ground."""
 
     async def prepare(self) -> None:
-        if self.strategy.encoder_on_ground:
-            from testbed.learning.features import open_backbone
-
-            self.backbone = open_backbone(self.plan.scenario.learning, self.ahead)
+        self.strategy.prepare_ground(self)
 
     async def obey(self, order: Order) -> None:
         if order.kind == "begin_round":

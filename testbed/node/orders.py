@@ -8,6 +8,11 @@ from typing import Any
 from testbed.flow.assignment import Assignment
 
 
+def attempted(step: str, attempt: int) -> str:
+    """The phase, in chunks' identities, of what an attempt at a round makes anew."""
+    return step if attempt == 1 else f"{step}.{attempt}"
+
+
 @dataclass(frozen=True)
 class Order:
     """A command to one node. ``kind`` names the round's step; ``assignments`` is this node's part of the flow plan.

@@ -15,6 +15,7 @@ from testbed.node.orders import Order
 from testbed.transfer.chunks import Chunk, ChunkId
 
 if TYPE_CHECKING:
+    from testbed.learning.raw import RawSamples
     from testbed.learning.shard import Shard
 
 
@@ -22,6 +23,8 @@ class Satellite(Node):
     """One satellite of a plane. ``ring`` is the plane in ring order, this node included."""
 
     shard: Shard
+    samples: RawSamples
+    """In its place where pixels and labels leave the satellite."""
 
     @property
     def ring(self) -> tuple[str, ...]:
@@ -29,11 +32,7 @@ class Satellite(Node):
         return self.plan.ring_of(self.name)
 
     async def prepare(self) -> None:
-        from testbed.learning.features import open_backbone
-        from testbed.learning.shard import Shard
-
-        backbone = open_backbone(self.plan.scenario.learning, self.ahead) if self.strategy.encoder_on_board else None
-        self.shard = Shard(self.plan, self.name, backbone)
+        self.strategy.prepare_satellite(self)
 
     async def obey(self, order: Order) -> None:
         if order.kind == "begin_round":
@@ -46,12 +45,15 @@ class Satellite(Node):
         """Who of the plane takes part in this attempt at the round."""
         return self.plan.membership(self.ring, self.begun_s)
 
-    async def gather(self, tensor: str, sizes: dict[str, int], payload: bytes) -> dict[str, bytes]:
-        """All-gather in the plane: everybody's bytes by origin, the own included. ``sizes`` in bytes, of every member.
+    async def gather(
+        self, tensor: str, sizes: dict[str, int], payload: bytes, step: str = "gather"
+    ) -> dict[str, bytes]:
+        """All-gather in the plane: everybody's bytes by origin, the own included. ``sizes`` in bytes, of every member;
+        ``step`` tells gathers of a round apart that are of the same tensor.
 
         Each attempt has chunks of its own: what an earlier one shared may have stopped at a node that is lost.
         """
-        phase = "gather" if self.attempt == 1 else f"gather.{self.attempt}"
+        phase = self.in_attempt(step)
         self.share(self.cut(phase, tensor, self.name, payload))
         return {origin: await self.collect(tensor, phase, origin, size) for origin, size in sorted(sizes.items())}
 
@@ -69,7 +71,7 @@ class Satellite(Node):
         contacts: dict[tuple[str, float, float], list[Assignment]] = {}
         relayed = []
         for assignment in assignments:
-            if assignment.route[1] in self.ring:
+            if assignment.route[1] in self.plan.satellites:
                 relayed.append(assignment)
                 continue
             key = (assignment.route[1], assignment.contact_start_s, assignment.contact_end_s)
@@ -82,7 +84,7 @@ class Satellite(Node):
         """Hand a chunk on towards the satellite that has the contact it is planned for."""
         chunk = await self.mailbox.get(ChunkId.parse(assignment.chunk))
         await self.clock.sleep_until(assignment.not_before_s)
-        station = next(node for node in assignment.route[1:] if node not in self.ring)
+        station = next(node for node in assignment.route[1:] if node not in self.plan.satellites)
         await self.forward(chunk.along(assignment.route[1:]).within(station, assignment.contact_end_s))
 
     async def _contact(self, station: str, start_s: float, end_s: float, listed: Sequence[Assignment]) -> None:

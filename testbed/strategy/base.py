@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from testbed.errors import ScenarioError
@@ -12,7 +13,9 @@ from testbed.flow.assignment import FlowPlan
 from testbed.flow.problem import Demand
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
+from testbed.strategy import sizes
 from testbed.strategy.forecast import Forecast
+from testbed.strategy.sizes import Averaged
 
 if TYPE_CHECKING:
     from testbed.node.ground import GroundServer
@@ -63,6 +66,43 @@ class Desk(Protocol):
         """Record a decision."""
 
 
+EVERYBODY = "all"
+"""Whose a model is that all satellites share."""
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What a round came to. ``reports`` are every satellite's ``round_done``; ``models`` packed weights (head, and
+    adapter where one is trained) by whose they are: one under ``EVERYBODY``, or one by satellite where each has its
+    own. ``loss`` is the mean over all samples of the round; ``disagreement`` says what is wrong where weights differ
+    that should not."""
+
+    reports: tuple[Report, ...]
+    models: Mapping[str, bytes]
+    loss: float
+    disagreement: str = ""
+
+    @classmethod
+    def agreed(cls, reports: Sequence[Report], *before: bytes, loss: float | None = None) -> RoundOutcome:
+        """Of satellites that all hold the same weights, which one of them reports. ``before`` are packed tensors of the
+        same model that others hold and whose names come first; ``loss`` is given where satellites do not know it."""
+        weights = next(report.blob for report in reports if report.blob)
+        digests = {report.data["weights_sha256"] for report in reports}
+        disagreement = f"the satellites ended with {len(digests)} different weights" if len(digests) > 1 else ""
+        model = {EVERYBODY: b"".join((*before, weights))}
+        return cls(tuple(reports), model, _mean_loss(reports) if loss is None else loss, disagreement)
+
+    @classmethod
+    def apart(cls, reports: Sequence[Report]) -> RoundOutcome:
+        """Of satellites each of which holds, and reports, weights of its own."""
+        return cls(tuple(reports), {report.node: report.blob for report in reports}, _mean_loss(reports))
+
+
+def _mean_loss(reports: Sequence[Report]) -> float:
+    samples = sum(report.data["samples"] for report in reports)
+    return float(sum(report.data["loss"] * report.data["samples"] for report in reports) / samples)
+
+
 class Strategy(ABC):
     """One way to fine-tune. Three views of one round: the controller's, a satellite's and the ground server's."""
 
@@ -70,6 +110,8 @@ class Strategy(ABC):
     modes: ClassVar[frozenset[str]]
     encoder_on_board: ClassVar[bool]
     encoder_on_ground: ClassVar[bool]
+    tensors: ClassVar[frozenset[str]] = frozenset({"embedding", "feature", "head", "adapter"})
+    """Tags of what its nodes may send (DESIGN, decision 22)."""
 
     def check(self, scenario: Scenario) -> None:
         """Refuse a scenario this strategy cannot run."""
@@ -81,9 +123,33 @@ class Strategy(ABC):
                 allowed=", ".join(sorted(self.modes)),
             )
 
+    def check_plan(self, plan: MissionPlan) -> None:  # noqa: B027 - most run over any
+        """Refuse a mission that this strategy cannot fly: what is known only once there are orbits."""
+
+    def averaged(self, plan: MissionPlan) -> Averaged:
+        """What satellites average: all that is trained, unless a part of it is trained elsewhere."""
+        return Averaged(sizes.weights_tensor(plan), sizes.weights_bytes(plan))
+
+    def prepare_satellite(self, satellite: Satellite) -> None:
+        """Load what a satellite needs: its data, what it trains, and the encoder where that is on board."""
+        from testbed.learning.features import open_backbone
+        from testbed.learning.learners import make_learner
+        from testbed.learning.shard import Shard
+
+        plan = satellite.plan
+        backbone = open_backbone(plan.scenario.learning, satellite.ahead) if self.encoder_on_board else None
+        satellite.shard = Shard(plan, satellite.name, make_learner(plan.scenario, backbone))
+
+    def prepare_ground(self, ground: GroundServer) -> None:
+        """Load what the ground server needs: the encoder where that is on the ground."""
+        if self.encoder_on_ground:
+            from testbed.learning.features import open_backbone
+
+            ground.backbone = open_backbone(ground.plan.scenario.learning, ground.ahead)
+
     @abstractmethod
-    async def coordinate(self, desk: Desk, round: int) -> list[Report]:
-        """Drive one round; returns every satellite's ``round_done`` report."""
+    async def coordinate(self, desk: Desk, round: int) -> RoundOutcome:
+        """Drive one round, until every satellite has reported ``round_done``."""
 
     @abstractmethod
     def forecast(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float) -> Forecast:

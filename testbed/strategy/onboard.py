@@ -4,22 +4,23 @@ LoRA on the whole encoder, adapters averaged."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
-from testbed.errors import BugError
+from testbed.flow.assignment import Assignment, FlowPlan
 from testbed.mission import MissionPlan
-from testbed.node.orders import Order, Report
-from testbed.strategy import charges, rounds, sizes
-from testbed.strategy.base import Desk, FlowPlanner, Strategy
+from testbed.node.orders import Order
+from testbed.strategy import charges, planes, rounds, sizes
+from testbed.strategy.base import Desk, FlowPlanner
 from testbed.strategy.forecast import Forecast, Phase
+from testbed.strategy.passes import PassBound
 
 if TYPE_CHECKING:
+    from testbed.learning.learners import Inputs
     from testbed.node.ground import GroundServer
     from testbed.node.satellite import Satellite
 
 
-class Onboard(Strategy):
+class Onboard(PassBound):
     """Encoder and head on every satellite; only heads (or adapters) cross the ring."""
 
     name: ClassVar[str] = "onboard"
@@ -27,40 +28,46 @@ class Onboard(Strategy):
     encoder_on_board: ClassVar[bool] = True
     encoder_on_ground: ClassVar[bool] = False
 
-    async def coordinate(self, desk: Desk, round: int) -> list[Report]:
-        await asyncio.gather(*(desk.order(node, Order("begin_round", round)) for node in desk.plan.nodes))
-        done: list[Report] = []
-        while len(done) < len(desk.plan.present):
-            report = await desk.next_report()
-            if report.kind != "round_done":
-                raise BugError(f"{report.node} reported {report.kind!r}, which {self.name!r} does not know")
-            done.append(report)
-        return done
+    async def begin(self, desk: Desk, round: int) -> None:
+        await self.begin_with(desk, round, FlowPlan(()))
 
     def forecast(self, plan: MissionPlan, flows: FlowPlanner, round: int, now_s: float) -> Forecast:
         counts = sizes.encoded_counts(plan, round)
         embedded_s = now_s + max(charges.satellite_s(plan, "embed", count) for count in counts.values())
-        encode = max(charges.satellite_s(plan, "encode", count) for count in counts.values())
-        phases = (
-            Phase("embed", now_s, embedded_s),
-            Phase("backbone", embedded_s, embedded_s + encode),
-            *rounds.forecast_head(plan, sizes.sample_counts(plan, round), now_s, embedded_s + encode),
-        )
-        return Forecast(round, phases, ())
+        encode = max(charges.satellite_s(plan, *sizes.encoding_work(plan.scenario, count)) for count in counts.values())
+        computed_s = embedded_s + encode
+        training, met = self.forecast_training(plan, flows, round, now_s, computed_s)
+        phases = (Phase("embed", now_s, embedded_s), Phase("backbone", embedded_s, computed_s), *training)
+        return Forecast(round, phases, met)
+
+    def forecast_training(
+        self, plan: MissionPlan, flows: FlowPlanner, round: int, begun_s: float, start_s: float
+    ) -> tuple[tuple[Phase, ...], tuple[Assignment, ...]]:
+        """Phases from training on, and what crosses between space and ground in them."""
+        return rounds.forecast_training(plan, flows, self.averaged(plan), round, begun_s, start_s)
 
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
         shard = satellite.shard
         plan = satellite.plan
         count = sizes.encoded_counts(plan, order.round)[satellite.name]
-        cut = await satellite.compute(
-            "embed", charges.satellite_s(plan, "embed", count), lambda: shard.embed(order.round)
+        parts = sizes.encoded_parts(plan, order.round)[satellite.name]
+        cuts = await satellite.compute(
+            "embed",
+            charges.satellite_s(plan, "embed", count),
+            lambda: [shard.embed(order.round, part) for part in range(len(parts))],
         )
         learner = shard.learner
         made = await satellite.compute(
-            "backbone", charges.satellite_s(plan, *learner.input_work(count)), lambda: learner.make_inputs(cut, count)
+            "backbone",
+            charges.satellite_s(plan, *learner.input_work(count)),
+            lambda: [learner.make_inputs(cut, n) for cut, n in zip(cuts, parts, strict=True)],
         )
-        inputs = shard.inputs(order.round, made)
+        await self.end_round(satellite, shard.inputs(order.round, made))
+
+    async def end_round(self, satellite: Satellite, inputs: Inputs) -> None:
+        """Train, and do with what was trained whatever this strategy does with it."""
         await rounds.train_and_average(satellite, inputs)
 
     async def ground_round(self, ground: GroundServer, order: Order) -> None:
-        """Nothing: the ground is not asked."""
+        """Nothing, unless there are several planes."""
+        await planes.average(ground, order)

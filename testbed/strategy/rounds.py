@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from testbed.flow.assignment import Assignment
 from testbed.mission import MissionPlan
-from testbed.strategy import charges, sizes
+from testbed.strategy import charges, planes, sizes
+from testbed.strategy.base import FlowPlanner
 from testbed.strategy.forecast import Phase
-from testbed.transfer.transport import PAYLOAD_SHARE
+from testbed.strategy.sizes import Averaged
 
 if TYPE_CHECKING:
     from testbed.learning.learners import Inputs
@@ -15,47 +17,68 @@ if TYPE_CHECKING:
 
 
 async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
-    """Train what is trained on this satellite's samples, gather everybody's in the plane, average, report.
+    """Train what is trained on this satellite's samples, average it over the plane, report."""
+    loss, count = await train(satellite, inputs)
+    await average(satellite)
+    await report_done(satellite, loss, count)
 
-    Averaging is by sample counts, in node order, in fp64 (DESIGN, decision 13): every satellite ends the round with
-    the same bits.
-    """
+
+async def train(satellite: Satellite, inputs: Inputs) -> tuple[float, int]:
+    """Train on this satellite's samples of the round; the mean loss, and how many samples."""
     shard, plan, round_ = satellite.shard, satellite.plan, satellite.round
-    learner = shard.learner
-    counts = sizes.sample_counts(plan, round_)
-    count = counts[satellite.name]
+    count = sizes.sample_counts(plan, round_)[satellite.name]
     steps = sizes.head_steps(plan.scenario, count)
-    charge_s = charges.satellite_s(plan, *learner.train_work(steps, count))
-    loss = await satellite.compute("train", charge_s, lambda: shard.train(round_, inputs))
+    charge_s = charges.satellite_s(plan, *shard.learner.train_work(steps, count))
+    return await satellite.compute("train", charge_s, lambda: shard.train(round_, inputs)), count
+
+
+async def average(satellite: Satellite) -> None:
+    """Gather everybody's weights in the plane and average them: by sample counts, in node order, in fp64 (DESIGN,
+    decision 13), so that every satellite ends with the same bits; then the same with other planes', over the ground."""
+    learner = satellite.shard.learner
+    counts = sizes.sample_counts(satellite.plan, satellite.round)
     payload = learner.pack()
     ring_sizes = dict.fromkeys(satellite.membership.members, len(payload))
     blocks = await satellite.wait("the plane's weights", satellite.gather(learner.tensor, ring_sizes, payload))
-    learner.average({origin: (counts[origin], block) for origin, block in blocks.items()})
-    first = satellite.name == plan.present[0]
+    if any(counts[origin] for origin in blocks):
+        learner.average({origin: (counts[origin], block) for origin, block in blocks.items()})
+    learner.unpack(await planes.meet(satellite, learner.pack()))
+
+
+async def report_done(satellite: Satellite, loss: float, count: int, *, apart: bool = False) -> None:
+    """Say that the round is done here; one satellite sends the weights along, or, where they are ``apart``, each."""
+    learner = satellite.shard.learner
+    first = satellite.name == satellite.plan.present[0]
     await satellite.report(
         "round_done",
         loss=loss,
         samples=count,
         weights_sha256=learner.sha256(),
         average_deviation=learner.deviation,
-        blob=learner.pack() if first else b"",
+        blob=learner.pack() if first or apart else b"",
     )
 
 
-def ring_hop_s(plan: MissionPlan) -> float:
-    """One-way delay of the first inter-satellite link there is in the first plane, when it is first up; 0 without
-    any."""
-    ring = plan.rings[0]
-    states = (state for name in ring for peer in ring for state in plan.link_plans[name].links.get(peer, ()))
-    return next((state.delay_ms / 1000 for state in states if state.up), 0.0)
+def forecast_training(
+    plan: MissionPlan, flows: FlowPlanner, averaged: Averaged, round: int, begun_s: float, start_s: float
+) -> tuple[tuple[Phase, ...], tuple[Assignment, ...]]:
+    """Training from ``start_s`` on and averaging, predicted for a round that began at ``begun_s``: phases, and what
+    crosses between space and ground for it."""
+    counts = sizes.sample_counts(plan, round)
+    trained_s = start_s + max(training_s(plan, count) for count in counts.values())
+    averaging, transfers = forecast_average(plan, flows, averaged, round, begun_s, trained_s)
+    return (Phase("train", start_s, trained_s), *averaging), transfers
 
 
-def forecast_head(plan: MissionPlan, counts: dict[str, int], begun_s: float, start_s: float) -> tuple[Phase, ...]:
-    """Training from ``start_s`` on and averaging of the head, predicted for a round that began at ``begun_s``."""
-    steps = (sizes.head_steps(plan.scenario, count) for count in counts.values())
-    trained_s = start_s + max(charges.satellite_s(plan, "head", count) for count in steps)
-    members = plan.membership(plan.rings[0], begun_s)
-    hops = len(members) // 2 if members.closed else len(members) - 1
-    isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
-    averaged_s = trained_s + hops * (ring_hop_s(plan) + sizes.head_bytes() / isl_Bps)
-    return (Phase("train head", start_s, trained_s), Phase("average", trained_s, averaged_s))
+def training_s(plan: MissionPlan, count: int) -> float:
+    """What a round's training costs a satellite that uses ``count`` samples."""
+    return charges.satellite_s(plan, *sizes.training_work(plan.scenario, count))
+
+
+def forecast_average(
+    plan: MissionPlan, flows: FlowPlanner, averaged: Averaged, round: int, begun_s: float, start_s: float
+) -> tuple[tuple[Phase, ...], tuple[Assignment, ...]]:
+    """Averaging inside planes, and over the ground where there are several."""
+    averaged_s = start_s + max(plan.round_the_ring_s(plane, begun_s, averaged.size_bytes) for plane in plan.planes)
+    met, transfers = planes.forecast(plan, flows, averaged, round, averaged_s)
+    return (Phase("average", start_s, averaged_s), *met), transfers

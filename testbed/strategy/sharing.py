@@ -75,7 +75,7 @@ class AllGather(Sharing):
         return held
 
     def holders(self, plan: MissionPlan, holder: str) -> tuple[str, ...]:
-        return plan.present
+        return plan.plane_of(holder)
 
     def start(self, satellite: Satellite, chunks: Sequence[Chunk]) -> None:
         satellite.share(chunks)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from testbed.learning import placement
 from testbed.learning.partition import micro_batches
+from testbed.learning.placement import part_counts
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 from testbed.transfer.chunks import chunk_sizes
@@ -34,6 +36,46 @@ def head_bytes() -> int:
     return 4 * (WIDTH * CLASSES + CLASSES)
 
 
+def adapter_bytes(plan: MissionPlan) -> int:
+    """Bytes of one adapter in fp32: MiniLM's six layers, a query and a value projection in each, two factors."""
+    return 4 * 6 * 2 * plan.scenario.learning.lora_rank * (WIDTH + WIDTH)
+
+
+def weights_bytes(plan: MissionPlan) -> int:
+    """Bytes of what a satellite that holds all that is trained sends to be averaged."""
+    return {"head": head_bytes(), "u-shaped": head_bytes() + adapter_bytes(plan)}[plan.scenario.learning.mode]
+
+
+def weights_tensor(plan: MissionPlan) -> str:
+    """The tag that all that is trained travels under."""
+    return {"head": "head", "u-shaped": "adapter"}[plan.scenario.learning.mode]
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """What satellites average: the tag it travels under, and its size in bytes."""
+
+    tensor: str
+    size_bytes: int
+
+
+def sample_bytes(plan: MissionPlan, count: int) -> int:
+    """Bytes of ``count`` samples as they were taken, each with a label of two bytes."""
+    return count * (RAW_BYTES_PER_SAMPLE + 2)
+
+
+def training_work(scenario: Scenario, count: int) -> tuple[str, int]:
+    """What training all of that on ``count`` samples costs: items of which stage of a device profile."""
+    learning = scenario.learning
+    works = {"head": ("head", head_steps(scenario, count)), "u-shaped": ("encode_train", count * learning.local_epochs)}
+    return works[learning.mode]
+
+
+def encoding_work(scenario: Scenario, count: int) -> tuple[str, int]:
+    """The same of what is computed before: features, where the backbone stays as it is."""
+    return {"head": ("encode", count), "u-shaped": ("encode", 0)}[scenario.learning.mode]
+
+
 def head_steps(scenario: Scenario, count: int) -> int:
     """Optimiser steps of one satellite in one round."""
     return scenario.learning.local_epochs * len(micro_batches(count, scenario.learning.batch_size))
@@ -54,6 +96,17 @@ def encoded_counts(plan: MissionPlan, round: int) -> dict[str, int]:
     return _of_present(plan, _encoded_counts(plan.scenario, plan.satellites, round))
 
 
+def fresh_counts(plan: MissionPlan, round: int) -> dict[str, int]:
+    """Samples of each satellite that it has not used in an earlier round."""
+    return _of_present(plan, _fresh_counts(plan.scenario, plan.satellites, round))
+
+
+def encoded_parts(plan: MissionPlan, round: int) -> dict[str, tuple[int, ...]]:
+    """The same, in the parts that go through a round one behind the other."""
+    learning = plan.scenario.learning
+    return {name: part_counts(count, learning) for name, count in encoded_counts(plan, round).items()}
+
+
 def _of_present(plan: MissionPlan, counts: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name not in plan.lost}
 
@@ -61,6 +114,11 @@ def _of_present(plan: MissionPlan, counts: dict[str, int]) -> dict[str, int]:
 @lru_cache(maxsize=1024)
 def _encoded_counts(scenario: Scenario, satellites: tuple[str, ...], round: int) -> dict[str, int]:
     return placement.encoded_counts(scenario, satellites, round)
+
+
+@lru_cache(maxsize=1024)
+def _fresh_counts(scenario: Scenario, satellites: tuple[str, ...], round: int) -> dict[str, int]:
+    return {name: len(rows) for name, rows in placement.fresh_indices(scenario, satellites, round).items()}
 
 
 @lru_cache(maxsize=1024)

@@ -9,8 +9,11 @@ from typing import Any
 
 from testbed.errors import IntegrityError
 
-TENSOR_TAGS = frozenset({"embedding", "feature", "head", "adapter", "probe"})
-"""The only tensors that may leave a node on its data address (DESIGN, decision 22). Labels and pixels have no tag."""
+TENSOR_TAGS = frozenset(
+    {"embedding", "feature", "feature-gradient", "head", "head-gradient", "adapter", "sample", "probe"}
+)
+"""The only tensors that may leave a node on its data address (DESIGN, decision 22). A ``sample`` is pixels and label,
+and leaves under strategies alone that declare it."""
 
 
 @dataclass(frozen=True, order=True)
