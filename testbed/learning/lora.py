@@ -56,7 +56,9 @@ class Adapter:
     The encoder passed in is changed in place and from then on computes with the adapter: ``self.encoder`` is it.
     """
 
-    def __init__(self, encoder: nn.Module, *, rank: int, alpha: float, seed: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, *, rank: int, alpha: float, seed: int, base_name: str = minilm.HUB_ID
+    ) -> None:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -66,6 +68,7 @@ class Adapter:
             lora_dropout=0.0,
         )
         self.encoder = encoder
+        self._base_name = base_name
         self.model: Any = get_peft_model(encoder, config)
         self.model.eval()  # the base's dropout stays off: it would differ between split and centralised training
         self._fill(seed)
@@ -111,7 +114,7 @@ class Adapter:
         ``base`` is the whole model, such as ``AutoModel.from_pretrained(minilm.model_folder())``.
         """
         config = self.model.peft_config["default"]
-        config.base_model_name_or_path = minilm.HUB_ID
+        config.base_model_name_or_path = self._base_name
         config.task_type = "FEATURE_EXTRACTION"
         # Without the last argument peft asks the model hub whether the vocabulary was resized.
         self.model.save_pretrained(str(folder), save_embedding_layers=False)

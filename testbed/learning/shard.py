@@ -8,20 +8,21 @@ from torch import Tensor
 from testbed.learning import codec
 from testbed.learning.features import Backbone
 from testbed.learning.learners import Learner, State, make_learner
-from testbed.learning.model import Embedding
+from testbed.learning.models import open_model
 from testbed.learning.placement import dataset, encoded_indices, round_indices
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 
 
 class CutMaker:
-    """The embedding over the training pixels: what a satellite makes in a round."""
+    """The embedding over the training samples: what a satellite makes in a round."""
 
     def __init__(self, scenario: Scenario, satellites: tuple[str, ...]) -> None:
         self._scenario = scenario
         self._satellites = satellites
-        self._pixels = torch.tensor(dataset(scenario.learning.dataset).train_x)
-        self._embedding = Embedding(scenario.seed)
+        data = dataset(scenario.learning)
+        self._samples = data.train_x
+        self._embedding = open_model(scenario.learning).embedding(data.layout, scenario.seed)
 
     def rows(self, round: int, node: str) -> Tensor:
         """The samples of a node in a round, as indices into the training data."""
@@ -32,9 +33,9 @@ class CutMaker:
         return torch.from_numpy(encoded_indices(self._scenario, self._satellites, round)[node])
 
     def make(self, round: int, node: str) -> bytes:
-        """A round's cut tensors [n, 9, 384] of a node, encoded for the wire."""
+        """A round's cut tensors [n, tokens, width] of a node, encoded for the wire."""
         with torch.no_grad():
-            cut = self._embedding(self._pixels[self.encoded_rows(round, node)])
+            cut = self._embedding(torch.tensor(self._samples[self.encoded_rows(round, node).numpy()]))
         return codec.encode(cut, self._scenario.learning.codec)
 
 
@@ -45,7 +46,7 @@ class Shard:
         self._plan = plan
         self._node = node
         self._cuts = CutMaker(plan.scenario, plan.satellites)
-        self._labels = torch.tensor(dataset(plan.scenario.learning.dataset).train_y, dtype=torch.int64)
+        self._labels = torch.tensor(dataset(plan.scenario.learning).train_y, dtype=torch.int64)
         self._known: dict[int, Tensor] = {}
         """The feature cache: by index into the training data."""
         self._start: tuple[int, State] | None = None
@@ -53,7 +54,7 @@ class Shard:
         self.learner: Learner = make_learner(plan.scenario, backbone)
 
     def embed(self, round: int) -> bytes:
-        """This round's cut tensors [n, 9, 384], encoded for the wire."""
+        """This round's cut tensors [n, tokens, width], encoded for the wire."""
         return self._cuts.make(round, self._node)
 
     def inputs(self, round: int, payload: bytes) -> Tensor:

@@ -57,5 +57,5 @@ def forecast_head(plan: MissionPlan, counts: dict[str, int], begun_s: float, sta
     members = plan.membership(plan.rings[0], begun_s)
     hops = len(members) // 2 if members.closed else len(members) - 1
     isl_Bps = plan.isl_rate_bps * PAYLOAD_SHARE / 8
-    averaged_s = trained_s + hops * (ring_hop_s(plan) + sizes.head_bytes() / isl_Bps)
+    averaged_s = trained_s + hops * (ring_hop_s(plan) + sizes.head_bytes(plan) / isl_Bps)
     return (Phase("train head", start_s, trained_s), Phase("average", trained_s, averaged_s))
