@@ -76,6 +76,8 @@ class LearningSettings(Settings):
     micro_batch: int = Field(default=64, ge=2, le=65_536)
     """Samples per call of the backbone. Never 1: its kernels differ, and with them the last bits (decision 13)."""
     feature_cache: bool = False
+    lora_targets: Literal["query-value", "attention"] = "query-value"
+    """Which projections LoRA adapts: queries and values, or all of attention."""
     lora_rank: int = Field(default=8, ge=1, le=4_096)
     lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)

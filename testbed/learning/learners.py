@@ -132,6 +132,7 @@ class AdapterLearner(Learner):
             rank=learning.lora_rank,
             alpha=learning.lora_alpha,
             seed=scenario.seed,
+            targets=learning.lora_targets,
             base_name=open_model(learning).base_name,
         )
         self.state = {**self.adapter.state(), **self.state}
