@@ -250,7 +250,7 @@ def _import_encoder(job: Job) -> None:
     for module in ("testbed.learning.features", "testbed.learning.appraisal"):
         importlib.import_module(module)
     if job.ahead is None:
-        importlib.import_module("testbed.learning.encoder").load_encoder(job.plan.scenario.learning.model)
+        importlib.import_module("testbed.learning.models").open_model(job.plan.scenario.learning).encoder()
 
 
 def _fork(work: Callable[[], None], closes: socket.socket | None = None) -> int:

@@ -32,7 +32,7 @@ class TrafficMeter:
         for (sender, receiver), count in self._bytes.items():
             totals[kinds[sender in self._space, receiver in self._space]] += count
         learning = self._plan.scenario.learning
-        totals["raw_equivalent"] = learning.rounds * learning.samples_per_round * sizes.RAW_BYTES_PER_SAMPLE
+        totals["raw_equivalent"] = sizes.raw_bytes(self._plan, learning.rounds * learning.samples_per_round)
         return totals
 
     def met(self) -> dict[str, int]:

@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from testbed import registry
+from testbed.errors import ScenarioError
 from testbed.scenario_file import Entry
 from testbed.scenario_keys import Text
 from testbed.scenario_links import Settings, existing_file
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def _existing(entry: Entry, text: str) -> str | None:
+    """The absolute path of a file or folder, relative to the scenario's folder, if there is one."""
+    path = (entry.folder / text).absolute()
+    try:
+        return str(path) if path.exists() else None
+    except (OSError, ValueError):
+        return None  # a path that no file system takes is not there either
+
+
+def _model(entry: Entry, text: str) -> str:
+    if text in NAMED_MODELS:
+        return text
+    found = _existing(entry, text)
+    if found is None and not _HUB_ID.fullmatch(text):
+        raise ScenarioError("no such model", found=text, allowed=_MODEL)
+    return found or text
+
 
 def _dataset(entry: Entry, text: str) -> str:
-    return text if text == "landsat" else existing_file("no such data set", _DATASET)(entry, text)
+    if text in registry.names("datasets"):
+        return text
+    found = _existing(entry, text)
+    if found is None:
+        allowed = ", ".join([*registry.names("datasets"), _DATASET])
+        raise ScenarioError("no such data set", found=text, allowed=allowed)
+    return found
 
 
-_DATASET = "landsat, or the path of an .npz file"
+def _weights(entry: Entry, text: str) -> str:
+    return text if text in ("pretrained", "random") else existing_file("no such weights", _WEIGHTS)(entry, text)
+
+
+NAMED_MODELS = ("minilm", "presto")
+_MODEL = f"{', '.join(NAMED_MODELS)}, the path of a folder with a config.json, or a hub id (owner/name)"
+_DATASET = "or the path of an .npz file or of a folder of images"
+_WEIGHTS = "pretrained, random, or the path of a .safetensors file"
 
 
 class LearningSettings(Settings):
     """What is fine-tuned, on what, and how."""
 
-    model: Literal["minilm"] = "minilm"
+    model: Annotated[str, Text(_model, allowed=_MODEL)] = "minilm"
+    weights: Annotated[str, Text(_weights, allowed=_WEIGHTS)] = "pretrained"
+    """Those that come with the model, a fixed random start, or a file of them."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """What a feature is of the last hidden states: their mean over the tokens, or the first token's."""
     dataset: Annotated[str, Text(_dataset, allowed=_DATASET)] = "landsat"
     dirichlet_alpha: float = Field(gt=0, le=1e6)
     """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335)."""
@@ -41,6 +81,8 @@ class LearningSettings(Settings):
     feature_cache: bool = False
     pipeline: int = Field(default=1, ge=1, le=64)
     """In how many parts a satellite's samples go through a round, each sent on as soon as it is computed."""
+    lora_targets: Literal["query-value", "attention"] = "query-value"
+    """Which projections LoRA adapts: queries and values, or all of attention."""
     lora_rank: int = Field(default=8, ge=1, le=4_096)
     lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)

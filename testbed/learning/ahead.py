@@ -30,7 +30,8 @@ class AheadStore:
 
     def path(self, payload: bytes, count: int, learning: LearningSettings) -> Path:
         """Where the features of ``payload`` are, or would be."""
-        what = f"{learning.model} {learning.codec} {learning.micro_batch} {count}\n".encode()
+        model = f"{learning.model} {learning.weights} {learning.pooling}"
+        what = f"{model} {learning.codec} {learning.micro_batch} {count}\n".encode()
         return self._folder / hashlib.sha256(what + payload).hexdigest()
 
     def get(self, payload: bytes, count: int, learning: LearningSettings) -> bytes | None:

@@ -11,7 +11,7 @@ from testbed.learning.checkpoint import unpack_state, weights_sha256
 from testbed.learning.evaluate import Evaluator
 from testbed.learning.features import Backbone
 from testbed.learning.learners import AdapterLearner, Learner, State, make_learner
-from testbed.learning.model import Embedding
+from testbed.learning.models import open_model
 from testbed.learning.placement import dataset, validation_indices
 from testbed.scenario import Scenario
 
@@ -75,10 +75,11 @@ def appraisal_payloads(scenario: Scenario) -> Iterator[tuple[bytes, int]]:
 
 
 def _evaluator(scenario: Scenario, backbone: Backbone) -> Evaluator:
+    data = dataset(scenario.learning)
     return Evaluator(
-        dataset(scenario.learning.dataset),
+        data,
         validation_indices(scenario),
-        Embedding(scenario.seed),
+        open_model(scenario.learning).embedding(data.layout, scenario.seed),
         backbone,
         scenario.learning.codec,
     )

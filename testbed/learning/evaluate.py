@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from testbed.errors import BugError
 from testbed.learning.codec import decode, encode
-from testbed.learning.features import WIDTH, Backbone
+from testbed.learning.features import Backbone
 from testbed.learning.head import head_scores
-from testbed.learning.model import Embedding
-from testbed.learning.tasks import Dataset
+from testbed.learning.tasks import Dataset, Samples
 
 
 class Evaluator:
@@ -28,14 +27,17 @@ class Evaluator:
         self,
         dataset: Dataset,
         validation_indices: npt.NDArray[np.int64],
-        embedding: Embedding,
+        embedding: nn.Module,
         backbone: Backbone,
         codec: str,
     ) -> None:
         self._embedding = embedding
         self._backbone = backbone
         self._codec = codec
-        self._pixels = {"validation": dataset.train_x[validation_indices], "test": dataset.test_x}
+        self._samples: dict[str, tuple[Samples, npt.NDArray[np.int64]]] = {
+            "validation": (dataset.train_x, validation_indices),
+            "test": (dataset.test_x, np.arange(len(dataset.test_y))),
+        }
         self._labels = {"validation": dataset.train_y[validation_indices], "test": dataset.test_y}
         self._features: dict[str, Tensor] = {}
         self._test_read = False
@@ -73,10 +75,10 @@ class Evaluator:
 
     def _encode(self, split: str) -> Tensor:
         payload, count = self.payload(split)
-        return decode(self._backbone.encode(payload, count), (count, WIDTH), self._codec)
+        return decode(self._backbone.encode(payload, count), (count, self._backbone.shape.feature_width), self._codec)
 
     def payload(self, split: str) -> tuple[bytes, int]:
         """A split's encoded cut tensors, and how many."""
-        pixels = torch.from_numpy(np.array(self._pixels[split]))
+        samples, rows = self._samples[split]
         with torch.no_grad():
-            return encode(self._embedding(pixels), self._codec), len(pixels)
+            return encode(self._embedding(torch.tensor(samples[rows])), self._codec), len(rows)

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import torch
 
-from testbed.learning import codec, minilm
+from testbed.learning import codec
 from testbed.learning.ahead import AheadStore
-from testbed.learning.encoder import Encoder, load_encoder
-from testbed.learning.model import PIXELS
+from testbed.learning.encoder import Encoder
+from testbed.learning.models import ModelShape, open_model
 from testbed.learning.partition import micro_batches
+from testbed.learning.placement import model_shape
 from testbed.scenario_learning import LearningSettings
-
-TOKENS = PIXELS
-WIDTH = minilm.WIDTH
 
 
 class Backbone:
@@ -35,11 +33,16 @@ class Backbone:
     def encoder(self) -> Encoder:
         """The encoder itself, loaded when first asked for."""
         if self._encoder is None:
-            self._encoder = load_encoder(self._learning.model)
+            self._encoder = open_model(self._learning).encoder()
         return self._encoder
 
+    @property
+    def shape(self) -> ModelShape:
+        """Shapes of what goes in and comes out."""
+        return model_shape(self._learning)
+
     def encode(self, payload: bytes, count: int) -> bytes:
-        """Encoded cut tensors [count, 9, 384] to encoded features [count, 384].
+        """Encoded cut tensors [count, tokens, width] to encoded features [count, width].
 
         Micro-batches are fixed by (origin, index), never by arrival: the same bits on the ground as on board (DESIGN,
         decision 13).
@@ -53,7 +56,7 @@ class Backbone:
 
     def _compute(self, payload: bytes, count: int) -> bytes:
         learning = self._learning
-        cut = codec.decode(payload, (count, TOKENS, WIDTH), learning.codec)
+        cut = codec.decode(payload, (count, self.shape.tokens, self.shape.width), learning.codec)
         pieces = [self.encoder.features(cut[part]) for part in micro_batches(count, learning.micro_batch)]
         return codec.encode(torch.cat(pieces), learning.codec)
 

@@ -25,7 +25,7 @@ def train_head(
 ) -> tuple[dict[str, Tensor], float]:
     """Trains a head by plain SGD on cross-entropy and returns its new state and the last epoch's mean loss.
 
-    ``state`` is that of ``model.Head`` and is left as it is; ``features`` is [n, 384] float32, ``labels`` [n] int64,
+    ``state`` is that of ``model.Head`` and is left as it is; ``features`` is [n, width] float32, ``labels`` [n] int64,
     n >= 2. The order within each epoch is a permutation that follows from ``seed``, the scenario's seed, the round and
     the node; no step sees a single sample. ScenarioError (field learning.learning_rate) if the weights diverge.
     """
@@ -61,5 +61,5 @@ def train_head(
 
 
 def head_scores(state: Mapping[str, Tensor], features: Tensor) -> Tensor:
-    """Class scores [n, classes] of ``features`` [n, 384] under ``state``."""
+    """Class scores [n, classes] of ``features`` [n, width] under ``state``."""
     return functional.linear(features, state["linear.weight"], state["linear.bias"])

@@ -11,16 +11,17 @@ from torch import Tensor
 from testbed.errors import BugError
 from testbed.learning.aggregate import weighted_mean
 from testbed.learning.checkpoint import pack_state, unpack_state, weights_sha256
-from testbed.learning.features import TOKENS, WIDTH, Backbone
+from testbed.learning.features import Backbone
 from testbed.learning.head import train_head
 from testbed.learning.lora import Adapter, average_factors, train_adapter
 from testbed.learning.model import Head
-from testbed.learning.tasks import load_dataset
+from testbed.learning.models import open_model
+from testbed.learning.placement import dataset, model_shape
 from testbed.scenario import Scenario
 
 State = dict[str, Tensor]
 Inputs = Tensor
-"""Features [n, 384] or cut tensors [n, 9, 384], as the learner's mode wants them."""
+"""Features [n, width] or cut tensors [n, tokens, width], as the learner's mode wants them."""
 SeedPath = tuple[int, int, str]
 
 
@@ -34,7 +35,9 @@ class Learner(ABC):
         self.scenario = scenario
         self.deviation = 0.0
         """By how much the last average is off the mean of the updates; only where factors are averaged."""
-        self.state: State = dict(Head(_classes(scenario), scenario.seed).state_dict())
+        self.shape = model_shape(scenario.learning)
+        classes = len(dataset(scenario.learning).classes)
+        self.state: State = dict(Head(classes, scenario.seed, self.shape.feature_width).state_dict())
 
     @abstractmethod
     def make_inputs(self, cut: bytes, count: int) -> bytes:
@@ -93,7 +96,7 @@ class HeadLearner(Learner):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (WIDTH,)
+        return (self.shape.feature_width,)
 
     def input_work(self, count: int) -> tuple[str, int]:
         return "encode", count
@@ -127,8 +130,7 @@ class AdapterLearner(Learner):
         super().__init__(scenario)
         if backbone is None:
             raise BugError("an adapter needs the encoder it adapts")
-        learning = scenario.learning
-        self.adapter = Adapter(backbone.encoder, rank=learning.lora_rank, alpha=learning.lora_alpha, seed=scenario.seed)
+        self.adapter = open_adapter(scenario, backbone)
         self.state = {**self.adapter.state(), **self.state}
 
     def make_inputs(self, cut: bytes, count: int) -> bytes:
@@ -136,7 +138,7 @@ class AdapterLearner(Learner):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return (TOKENS, WIDTH)
+        return (self.shape.tokens, self.shape.width)
 
     def input_work(self, count: int) -> tuple[str, int]:
         return "encode", 0
@@ -164,6 +166,19 @@ class AdapterLearner(Learner):
         self.state, self.deviation = average_factors(parts)
 
 
+def open_adapter(scenario: Scenario, backbone: Backbone) -> Adapter:
+    """The scenario's adapter, untrained, in a backbone's encoder."""
+    learning = scenario.learning
+    return Adapter(
+        backbone.encoder,
+        rank=learning.lora_rank,
+        alpha=learning.lora_alpha,
+        seed=scenario.seed,
+        targets=learning.lora_targets,
+        base_name=open_model(learning).base_name,
+    )
+
+
 _LEARNERS: dict[str, Callable[[Scenario, Backbone | None], Learner]] = {
     "head": HeadLearner,
     "u-shaped": AdapterLearner,
@@ -173,7 +188,3 @@ _LEARNERS: dict[str, Callable[[Scenario, Backbone | None], Learner]] = {
 def make_learner(scenario: Scenario, backbone: Backbone | None) -> Learner:
     """The learner of the scenario's mode; ``backbone`` where it runs beside it."""
     return _LEARNERS[scenario.learning.mode](scenario, backbone)
-
-
-def _classes(scenario: Scenario) -> int:
-    return len(load_dataset(scenario.learning.dataset).classes)

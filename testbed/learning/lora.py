@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from testbed.errors import BugError, IntegrityError, ScenarioError
+from testbed.errors import BugError, IntegrityError
 from testbed.learning import minilm
 from testbed.learning.aggregate import State, weighted_mean
+from testbed.learning.attention import find_targets
 from testbed.learning.checkpoint import save_head
 from testbed.learning.head import head_scores
 from testbed.learning.partition import micro_batches
@@ -26,28 +27,8 @@ from testbed.learning.seeds import random_stream
 HEAD_FILE = "head.safetensors"
 """Beside peft's own files in a saved adapter's folder."""
 
-_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("qkv",))
-# Names of the attention projections that LoRA adapts, by model family and transformers version; the first group
-# that is there in full wins.
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _HEAD_NAMES = ("linear.weight", "linear.bias")
-
-
-def find_targets(model: nn.Module) -> tuple[str, ...]:
-    """The query and value projections (or fused qkv) of ``model``, by their last name, found among its modules.
-
-    ScenarioError (field learning.model) if there are none: an adapter on nothing would train nothing.
-    """
-    present = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    for group in _TARGETS:
-        if present.issuperset(group):
-            return group
-    raise ScenarioError(
-        "no attention projections to adapt were found in the model",
-        field="learning.model",
-        found=", ".join(sorted(present)) or "no linear layers",
-        allowed=" or ".join("+".join(group) for group in _TARGETS),
-    )
 
 
 class Adapter:
@@ -56,16 +37,26 @@ class Adapter:
     The encoder passed in is changed in place and from then on computes with the adapter: ``self.encoder`` is it.
     """
 
-    def __init__(self, encoder: nn.Module, *, rank: int, alpha: float, seed: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        rank: int,
+        alpha: float,
+        seed: int,
+        targets: str = "query-value",
+        base_name: str = minilm.HUB_ID,
+    ) -> None:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,  # type: ignore[arg-type]  # the scaling is alpha / rank: a fraction does as well
-            target_modules=list(find_targets(encoder)),
+            target_modules=list(find_targets(encoder, targets)),
             lora_dropout=0.0,
         )
         self.encoder = encoder
+        self._base_name = base_name
         self.model: Any = get_peft_model(encoder, config)
         self.model.eval()  # the base's dropout stays off: it would differ between split and centralised training
         self._fill(seed)
@@ -111,7 +102,7 @@ class Adapter:
         ``base`` is the whole model, such as ``AutoModel.from_pretrained(minilm.model_folder())``.
         """
         config = self.model.peft_config["default"]
-        config.base_model_name_or_path = minilm.HUB_ID
+        config.base_model_name_or_path = self._base_name
         config.task_type = "FEATURE_EXTRACTION"
         # Without the last argument peft asks the model hub whether the vocabulary was resized.
         self.model.save_pretrained(str(folder), save_embedding_layers=False)

@@ -9,18 +9,33 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from testbed.learning.models import ModelShape, open_model
 from testbed.learning.partition import dirichlet_partition, draw_round, hold_out, micro_batches
-from testbed.learning.tasks import Dataset, load_dataset
+from testbed.learning.tasks import Dataset, SampleLayout, load_dataset
 from testbed.scenario import Scenario
 from testbed.scenario_learning import LearningSettings
 
 Indices = npt.NDArray[np.int64]
 
 
-@lru_cache(maxsize=4)
-def dataset(name: str) -> Dataset:
+def dataset(learning: LearningSettings) -> Dataset:
     """The data set of a scenario, read once per process."""
-    return load_dataset(name)
+    return _dataset(learning.dataset, open_model(learning).image_px or 0)
+
+
+def model_shape(learning: LearningSettings) -> ModelShape:
+    """The shape of a scenario's model on its data set's samples."""
+    return _model_shape(learning, dataset(learning).layout)
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, image_px: int) -> Dataset:
+    return load_dataset(name, image_px)
+
+
+@lru_cache(maxsize=64)
+def _model_shape(learning: LearningSettings, layout: SampleLayout) -> ModelShape:
+    return open_model(learning).shape(layout)
 
 
 def validation_indices(scenario: Scenario) -> Indices:
@@ -32,7 +47,7 @@ def shard_indices(scenario: Scenario, satellites: Sequence[str]) -> dict[str, In
     """Each satellite's training samples, as indices into the training data."""
     train, _ = _held_out(scenario)
     learning = scenario.learning
-    labels = dataset(learning.dataset).train_y[train]
+    labels = dataset(learning).train_y[train]
     local = dirichlet_partition(labels, list(satellites), learning.dirichlet_alpha, scenario.seed)
     return {node: train[indices] for node, indices in local.items()}
 
@@ -73,6 +88,12 @@ def encoded_counts(scenario: Scenario, satellites: Sequence[str], round: int) ->
     return {node: len(indices) for node, indices in encoded_indices(scenario, satellites, round).items()}
 
 
+@lru_cache(maxsize=8)
+def adapted(learning: LearningSettings) -> tuple[tuple[int, int], ...]:
+    """[in, out] of each projection of the scenario's model that LoRA adapts."""
+    return open_model(learning).adapted()
+
+
 def part_counts(count: int, learning: LearningSettings) -> tuple[int, ...]:
     """``count`` samples in the parts that go through a round one behind the other: at most ``learning.pipeline`` runs
     of whole micro-batches, so that no bit depends on how many there are; the first ones are longer by a micro-batch
@@ -88,4 +109,4 @@ def part_counts(count: int, learning: LearningSettings) -> tuple[int, ...]:
 
 def _held_out(scenario: Scenario) -> tuple[Indices, Indices]:
     learning = scenario.learning
-    return hold_out(len(dataset(learning.dataset).train_y), learning.validation_fraction, scenario.seed)
+    return hold_out(len(dataset(learning).train_y), learning.validation_fraction, scenario.seed)

@@ -31,7 +31,7 @@ class RawSamples:
     def pack(self, round: int) -> bytes:
         """Those of a round that the ground does not have yet: all their pixels, then all their labels."""
         scenario = self._plan.scenario
-        data = dataset(scenario.learning.dataset)
+        data = dataset(scenario.learning)
         rows = fresh_indices(scenario, self._plan.satellites, round)[self._node]
         return bytes(data.train_x[rows].tobytes() + data.train_y[rows].astype(LABEL).tobytes())
 
@@ -55,7 +55,7 @@ class GroundSchool:
 
     def take(self, round: int, origin: str, packed: bytes) -> None:
         """Keep the labels of what a satellite sent, and check that its pixels are what they should be."""
-        data = dataset(self._scenario.learning.dataset)
+        data = dataset(self._scenario.learning)
         rows = fresh_indices(self._scenario, self._satellites, round)[origin]
         pixels = data.train_x[rows].tobytes()
         if packed[: len(pixels)] != pixels:

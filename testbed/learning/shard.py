@@ -9,20 +9,21 @@ from torch import Tensor
 
 from testbed.learning import codec
 from testbed.learning.learners import Learner, State
-from testbed.learning.model import Embedding
+from testbed.learning.models import open_model
 from testbed.learning.placement import dataset, encoded_indices, part_counts, round_indices
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 
 
 class CutMaker:
-    """The embedding over the training pixels: what a satellite makes in a round."""
+    """The embedding over the training samples: what a satellite makes in a round."""
 
     def __init__(self, scenario: Scenario, satellites: tuple[str, ...]) -> None:
         self._scenario = scenario
         self._satellites = satellites
-        self._pixels = torch.tensor(dataset(scenario.learning.dataset).train_x)
-        self._embedding = Embedding(scenario.seed)
+        data = dataset(scenario.learning)
+        self._samples = data.train_x
+        self._embedding = open_model(scenario.learning).embedding(data.layout, scenario.seed)
 
     def rows(self, round: int, node: str) -> Tensor:
         """The samples of a node in a round, as indices into the training data."""
@@ -38,9 +39,9 @@ class CutMaker:
         return list(rows.split(list(part_counts(len(rows), self._scenario.learning))))
 
     def make(self, rows: Tensor) -> bytes:
-        """The cut tensors [n, 9, 384] of these rows, encoded for the wire."""
+        """The cut tensors [n, tokens, width] of these rows, encoded for the wire."""
         with torch.no_grad():
-            cut = self._embedding(self._pixels[rows])
+            cut = self._embedding(torch.tensor(self._samples[rows.numpy()]))
         return codec.encode(cut, self._scenario.learning.codec)
 
 
@@ -51,7 +52,7 @@ class Shard:
         self._plan = plan
         self._node = node
         self._cuts = CutMaker(plan.scenario, plan.satellites)
-        self._labels = torch.tensor(dataset(plan.scenario.learning.dataset).train_y, dtype=torch.int64)
+        self._labels = torch.tensor(dataset(plan.scenario.learning).train_y, dtype=torch.int64)
         self._known: dict[int, Tensor] = {}
         """The feature cache: by index into the training data."""
         self._start: tuple[int, State] | None = None
@@ -59,7 +60,7 @@ class Shard:
         self.learner = learner
 
     def embed(self, round: int, part: int) -> bytes:
-        """One part of this round's cut tensors [n, 9, 384], encoded for the wire."""
+        """One part of this round's cut tensors [n, tokens, width], encoded for the wire."""
         return self._cuts.make(self._cuts.parts(round, self._node)[part])
 
     def inputs(self, round: int, payloads: Sequence[bytes]) -> Tensor:

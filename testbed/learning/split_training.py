@@ -17,10 +17,9 @@ from testbed.errors import BugError, ScenarioError
 from testbed.learning import codec
 from testbed.learning.checkpoint import pack_state, unpack_state
 from testbed.learning.exchanges import Exchange, epoch_orders
-from testbed.learning.features import TOKENS, WIDTH, Backbone
+from testbed.learning.features import Backbone
 from testbed.learning.head import head_scores
-from testbed.learning.learners import HeadLearner, State
-from testbed.learning.lora import Adapter
+from testbed.learning.learners import HeadLearner, State, open_adapter
 from testbed.learning.placement import encoded_indices, part_counts, round_indices
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
@@ -107,12 +106,10 @@ class GroundTrainer:
     cache for good: the embedding is frozen."""
 
     def __init__(self, plan: MissionPlan, backbone: Backbone) -> None:
-        learning = plan.scenario.learning
         self._scenario = plan.scenario
         self._satellites = plan.satellites
-        self.adapter = Adapter(
-            backbone.encoder, rank=learning.lora_rank, alpha=learning.lora_alpha, seed=plan.scenario.seed
-        )
+        self._shape = backbone.shape
+        self.adapter = open_adapter(plan.scenario, backbone)
         self._optimiser: torch.optim.Optimizer | None = None
         self._begun: tuple[int, State] | None = None
         self._known: dict[str, dict[int, Tensor]] = {}
@@ -127,13 +124,12 @@ class GroundTrainer:
             self._begun = (round, self.adapter.state())
         self.adapter.load(self._begun[1])
         self._optimiser = _adamw(self.adapter.parameters(), learning.learning_rate)
+        shape = (self._shape.tokens, self._shape.width)
         made = encoded_indices(self._scenario, self._satellites, round)
         used = round_indices(self._scenario, self._satellites, round)
         for origin, parts in payloads.items():
             counts = part_counts(len(made[origin]), learning)
-            cuts = torch.cat(
-                [codec.decode(p, (n, TOKENS, WIDTH), learning.codec) for p, n in zip(parts, counts, strict=True)]
-            )
+            cuts = torch.cat([codec.decode(p, (n, *shape), learning.codec) for p, n in zip(parts, counts, strict=True)])
             if learning.feature_cache:
                 known = self._known.setdefault(origin, {})
                 known.update(zip(made[origin].tolist(), cuts, strict=True))

@@ -12,38 +12,45 @@ from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 from testbed.transfer.chunks import chunk_sizes
 
-TOKENS = 9
-WIDTH = 384
-"""MiniLM: hidden size 384; Landsat: 9 pixels, one token each."""
-CLASSES = 6
-RAW_BYTES_PER_SAMPLE = 36
-"""Landsat: 3 x 3 pixels of 4 bands, one byte each."""
 BYTES_PER_VALUE = {"bf16": 2, "fp32": 4}
 
 
 def embedding_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples' cut tensors on the wire."""
-    return count * TOKENS * WIDTH * BYTES_PER_VALUE[plan.scenario.learning.codec]
+    shape = placement.model_shape(plan.scenario.learning)
+    return count * shape.tokens * shape.width * BYTES_PER_VALUE[plan.scenario.learning.codec]
 
 
 def feature_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples' features on the wire."""
-    return count * WIDTH * BYTES_PER_VALUE[plan.scenario.learning.codec]
+    width = placement.model_shape(plan.scenario.learning).feature_width
+    return count * width * BYTES_PER_VALUE[plan.scenario.learning.codec]
 
 
-def head_bytes() -> int:
+def head_bytes(plan: MissionPlan) -> int:
     """Bytes of one head: weight and bias in fp32."""
-    return 4 * (WIDTH * CLASSES + CLASSES)
+    learning = plan.scenario.learning
+    return 4 * (placement.model_shape(learning).feature_width + 1) * len(placement.dataset(learning).classes)
+
+
+def raw_bytes(plan: MissionPlan, count: int) -> int:
+    """Bytes of ``count`` samples as the sensor gave them."""
+    return count * placement.dataset(plan.scenario.learning).raw_bytes_per_sample
 
 
 def adapter_bytes(plan: MissionPlan) -> int:
-    """Bytes of one adapter in fp32: MiniLM's six layers, a query and a value projection in each, two factors."""
-    return 4 * 6 * 2 * plan.scenario.learning.lora_rank * (WIDTH + WIDTH)
+    """Bytes of one adapter in fp32: two factors for each projection that is adapted."""
+    learning = plan.scenario.learning
+    return 4 * learning.lora_rank * sum(map(sum, placement.adapted(learning)))
+
+
+def _nothing(plan: MissionPlan) -> int:
+    return 0
 
 
 def weights_bytes(plan: MissionPlan) -> int:
     """Bytes of what a satellite that holds all that is trained sends to be averaged."""
-    return {"head": head_bytes(), "u-shaped": head_bytes() + adapter_bytes(plan)}[plan.scenario.learning.mode]
+    return {"head": _nothing, "u-shaped": adapter_bytes}[plan.scenario.learning.mode](plan) + head_bytes(plan)
 
 
 def weights_tensor(plan: MissionPlan) -> str:
@@ -61,7 +68,7 @@ class Averaged:
 
 def sample_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples as they were taken, each with a label of two bytes."""
-    return count * (RAW_BYTES_PER_SAMPLE + 2)
+    return raw_bytes(plan, count) + 2 * count
 
 
 def training_work(scenario: Scenario, count: int) -> tuple[str, int]:

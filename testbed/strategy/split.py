@@ -62,7 +62,7 @@ class SplitBackbone(PassBound):
             )
 
     def averaged(self, plan: MissionPlan) -> Averaged:
-        return Averaged("head", sizes.head_bytes())
+        return Averaged("head", sizes.head_bytes(plan))
 
     def prepare_satellite(self, satellite: Satellite) -> None:
         from testbed.learning.shard import Shard

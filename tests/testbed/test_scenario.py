@@ -188,7 +188,7 @@ BAD: list[tuple[str, str, str, str, str]] = [
     ("  mode: head", "  mode: tail", "learning.mode", "not one of the choices", "u-shaped"),
     ("  codec: bf16", "  codec: bf61", "learning.codec", "did you mean bf16", "fp32"),
     ("  dataset: landsat", "  dataset: nowhere/at-all.npz", "learning.dataset", "no such data set", "landsat"),
-    ("  model: minilm", "  model: gpt", "learning.model", "not one of the choices", "minilm"),
+    ("  model: minilm", "  model: gpt", "learning.model", "no such model", "minilm"),
     ("  micro_batch: 64", "  micro_batch: 1", "learning.micro_batch", "out of range", "at least 2"),
     ("  feature_cache: false", "  feature_cache: no", "learning.feature_cache", "wrong type", "true or false"),
     ("  learning_rate: 0.1", "  learning_rate: .nan", "learning.learning_rate", "wrong type", "a number"),

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from testbed.errors import BugError, IntegrityError, ScenarioError
 from testbed.learning import minilm
 from testbed.learning.aggregate import weighted_mean
+from testbed.learning.attention import find_targets
 from testbed.learning.checkpoint import weights_sha256
 from testbed.learning.encoder import load_encoder
 from testbed.learning.head import head_scores
-from testbed.learning.lora import Adapter, average_factors, factor_average_deviation, find_targets, train_adapter
+from testbed.learning.lora import Adapter, average_factors, factor_average_deviation, train_adapter
 from testbed.learning.model import Embedding, Head
 from testbed.learning.runtime import make_deterministic
 from testbed.learning.tasks import load_dataset

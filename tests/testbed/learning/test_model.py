@@ -15,7 +15,8 @@ from testbed.errors import ScenarioError
 from testbed.learning import minilm
 from testbed.learning.codec import encode
 from testbed.learning.encoder import load_encoder
-from testbed.learning.model import BAND_DEVIATIONS, BAND_MEANS, Embedding, Head
+from testbed.learning.landsat import BAND_DEVIATIONS, BAND_MEANS
+from testbed.learning.model import Embedding, Head
 from testbed.learning.partition import micro_batches
 from testbed.learning.runtime import make_deterministic
 from testbed.learning.tasks import load_dataset
@@ -28,7 +29,7 @@ def pixels() -> Tensor:
 
 
 def test_band_constants_are_those_of_the_training_split() -> None:
-    levels = load_dataset("landsat").train_x.astype(np.float64)
+    levels = load_dataset("landsat").train_x[:].astype(np.float64)
     assert np.abs(levels.mean(axis=(0, 1)) - BAND_MEANS).max() < 0.5
     assert np.abs(levels.std(axis=(0, 1)) - BAND_DEVIATIONS).max() < 0.5
 

@@ -30,7 +30,7 @@ def test_landsat_by_name_and_by_path_is_the_same_data() -> None:
     assert named.train_x.shape == (4435, 9, 4) and named.test_x.shape == (2000, 9, 4)
     assert named.classes[1] == "cotton crop" and len(named.classes) == 6
     assert named.raw_bytes_per_sample == 36
-    assert np.array_equal(named.train_x, opened.train_x)
+    assert np.array_equal(named.train_x[:], opened.train_x[:])
 
 
 def test_own_file_keeps_values_and_class_names(tmp_path: pathlib.Path) -> None:
@@ -39,7 +39,7 @@ def test_own_file_keeps_values_and_class_names(tmp_path: pathlib.Path) -> None:
     path.write_bytes(npz_bytes(arrays))
     data = load_dataset(str(path))
     assert (data.name, data.classes) == ("own", ("water", "sand", "crop"))
-    assert np.array_equal(data.test_x, arrays["test_x"]) and np.array_equal(data.train_y, arrays["train_y"])
+    assert np.array_equal(data.test_x[:], arrays["test_x"]) and np.array_equal(data.train_y, arrays["train_y"])
 
 
 @pytest.mark.parametrize(

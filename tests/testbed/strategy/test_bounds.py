@@ -35,7 +35,7 @@ def test_raw_downlink_is_training_in_one_place(raw: dict[str, Any]) -> None:
     scenario, satellites = raw["plan"].scenario, raw["plan"].satellites
     learner = make_learner(scenario, Backbone(scenario.learning))
     maker = CutMaker(scenario, satellites)
-    labels = torch.tensor(dataset(scenario.learning.dataset).train_y, dtype=torch.int64)
+    labels = torch.tensor(dataset(scenario.learning).train_y, dtype=torch.int64)
     from testbed.learning import codec
 
     for round_ in (1, 2):

@@ -38,7 +38,7 @@ class _OnePlace:
     def __init__(self, plan: MissionPlan) -> None:
         scenario = plan.scenario
         self.plan, self.learning, self.seed = plan, scenario.learning, scenario.seed
-        data = dataset(self.learning.dataset)
+        data = dataset(self.learning)
         self.pixels = torch.tensor(data.train_x)
         self.labels = torch.tensor(data.train_y, dtype=torch.int64)
         self.embedding = Embedding(scenario.seed)
