@@ -156,7 +156,7 @@ def plan_document(plan: MissionPlan) -> dict[str, Any]:
             "peak_at_s": plan.peak_at_s,
             "allowed_rate_bps": scenario.rack.capacity_bps,
         },
-        "devices": {name: profile.source for name, profile in scenario.devices},
+        "devices": {name: device.profile.source for name, device in scenario.devices.by_node.items()},
         "intra_orbit": {"chosen": scenario.intra_orbit, "ways": plan.prediction.get("intra_orbit", {})},
         "predicted_mission_time_s": plan.prediction.get("mission_time_s"),
     }

@@ -339,7 +339,7 @@ def _devices(figures: RunFigures) -> str:
             name,
             str(profile.get("name")),
             str(profile.get("source")),
-            ", ".join(f"{stage} {cost['item_s'] * 1e3:g} ms" for stage, cost in profile.get("stages", {}).items()),
+            ", ".join(f"{stage} {item_s * 1e3:.4g} ms" for stage, item_s in profile.get("charged_s", {}).items()),
         )
         for name, profile in devices.items()
     ]

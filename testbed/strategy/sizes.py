@@ -13,6 +13,8 @@ from testbed.transfer.chunks import chunk_sizes
 TOKENS = 9
 WIDTH = 384
 """MiniLM: hidden size 384; Landsat: 9 pixels, one token each."""
+BANDS = 4
+"""Landsat: values per pixel."""
 CLASSES = 6
 RAW_BYTES_PER_SAMPLE = 36
 """Landsat: 3 x 3 pixels of 4 bands, one byte each."""
