@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from controller.balances import break_even_lines
 from controller.charts import clock_text
 from controller.report import percent, size
 from testbed.metrics import direction
@@ -438,6 +439,8 @@ def report_lines(path: str, document: Mapping[str, Any]) -> Iterator[Any]:
             ("bytes", ", ".join(f"{kind} {size(count)}" for kind, count in document["bytes"].items())),
         ],
     )
+    if document["break_even"]:
+        yield from break_even_lines(document["break_even"])
     yield path
 
 
