@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from controller.balances import break_even_lines
 from controller.charts import clock_text
 from controller.report import percent, size
 from testbed.metrics import direction
@@ -156,7 +157,7 @@ def plan_document(plan: MissionPlan) -> dict[str, Any]:
             "peak_at_s": plan.peak_at_s,
             "allowed_rate_bps": scenario.rack.capacity_bps,
         },
-        "devices": {name: profile.source for name, profile in scenario.devices},
+        "devices": {name: device.profile.source for name, device in scenario.devices.by_node.items()},
         "intra_orbit": {"chosen": scenario.intra_orbit, "ways": plan.prediction.get("intra_orbit", {})},
         "predicted_mission_time_s": plan.prediction.get("mission_time_s"),
     }
@@ -438,6 +439,8 @@ def report_lines(path: str, document: Mapping[str, Any]) -> Iterator[Any]:
             ("bytes", ", ".join(f"{kind} {size(count)}" for kind, count in document["bytes"].items())),
         ],
     )
+    if document["break_even"]:
+        yield from break_even_lines(document["break_even"])
     yield path
 
 

@@ -131,7 +131,7 @@ def _keep(
         "rounds": len(rounds),
         "links": _link_errors(certificate),
         "predicted_mission_time_s": plan.prediction["mission_time_s"],
-        "devices": {name: profile.source for name, profile in scenario.devices},
+        "devices": {name: device.profile.source for name, device in scenario.devices.by_node.items()},
         "history": rounds,
         **outcome,
     }

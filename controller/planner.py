@@ -48,7 +48,7 @@ def make_plan(
     _check_names(plan)
     _check_rings(plan)
     chosen.check_plan(plan)
-    prediction = _predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
+    prediction = predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
     return replace(plan, prediction=prediction)
 
 
@@ -84,7 +84,7 @@ def _check_rings(plan: MissionPlan) -> None:
         ) from None
 
 
-def _predict(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[str, Any]:
+def predict(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict[str, Any]:
     """Every round in turn, each starting when the one before is predicted to end."""
     now_s = 0.0
     rounds = []
@@ -100,7 +100,7 @@ def _sharings(plan: MissionPlan, strategy: Strategy, flows: FlowPlanner) -> dict
     found = {}
     for name in SHARINGS:
         scenario = plan.scenario.model_copy(update={"intra_orbit": name})
-        predicted = _predict(replace(plan, scenario=scenario), strategy, flows)
+        predicted = predict(replace(plan, scenario=scenario), strategy, flows)
         found[name] = {
             "isl_bytes": sum(round["shared_bytes"] for round in predicted["rounds"]),
             "mission_time_s": predicted["mission_time_s"],

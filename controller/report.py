@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from controller import charts, rundir
+from controller.balances import break_even_lines
 from controller.charts import Bar, Point, clock_text
 from controller.figures import RunFigures, merged, read_figures
 from controller.pieces import STYLE, cell, details, section, table
@@ -36,6 +37,7 @@ def page(figures: RunFigures) -> str:
         _timeline(figures),
         _traffic(figures),
         _prediction(figures),
+        _break_even(figures),
         _collectives(figures),
         _certificate(figures),
         _devices(figures),
@@ -71,6 +73,7 @@ def summary(figures: RunFigures) -> dict[str, Any]:
         },
         "links": figures.result.get("links"),
         "max_lateness_ms": max(figures.lateness_ms, default=None),
+        "break_even": figures.prediction.get("break_even"),
     }
 
 
@@ -275,6 +278,14 @@ def _prediction(figures: RunFigures) -> str:
     return section("Predicted and measured transfers", f"<p>{escape(note)}</p>{listed}{chart}{folded}")
 
 
+def _break_even(figures: RunFigures) -> str:
+    found = figures.prediction.get("break_even")
+    if not found:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in break_even_lines(found))
+    return section("Where the other strategy would take as long", f"<ul>{items}</ul>")
+
+
 def _collectives(figures: RunFigures) -> str:
     history = figures.result.get("history") or []
     rows = [
@@ -339,7 +350,7 @@ def _devices(figures: RunFigures) -> str:
             name,
             str(profile.get("name")),
             str(profile.get("source")),
-            ", ".join(f"{stage} {cost['item_s'] * 1e3:g} ms" for stage, cost in profile.get("stages", {}).items()),
+            ", ".join(f"{stage} {item_s * 1e3:.4g} ms" for stage, item_s in profile.get("charged_s", {}).items()),
         )
         for name, profile in devices.items()
     ]

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from testbed.scenario import Scenario
+from testbed.strategy import charges
 
 PACKAGES = (
     "skyrack",
@@ -55,8 +55,12 @@ def collect(
         "host": host_facts(),
         "rack": dict(facts or {}),
         "devices": {
-            "satellite": asdict(scenario.devices.satellite),
-            "ground": asdict(scenario.devices.ground),
+            node: {
+                **device.profile.model_dump(mode="json"),
+                "run_in": {"precision": device.precision, "power_mode": device.power_mode},
+                "charged_s": charges.items_s(scenario, node),
+            }
+            for node, device in scenario.devices.by_node.items()
         },
     }
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from testbed import devices, scenario_file, scenario_keys
-from testbed.devices import DeviceProfile
+from testbed import profile_file, scenario_file, scenario_keys
+from testbed.devices import Device, DeviceProfile, Precision
 from testbed.errors import ScenarioError
 from testbed.orbit.constellation import GRAMMAR, parse_constellation
 from testbed.orbit.stations import STATIONS, Station
@@ -63,9 +62,7 @@ _INSTANT = Text(
     scenario_file.write_instant,
     "an instant with its zone, for example 2026-03-20T05:00:00Z",
 )
-_PROFILE = Text(
-    lambda entry, text: devices.profile(text), attrgetter("name"), "a device profile: " + ", ".join(devices.PROFILES)
-)
+_PROFILE = Text(profile_file.named_profile, profile_file.written_name, profile_file.ALLOWED)
 _STATION = Text(
     lambda entry, text: PlaceSettings(name=text).station(),
     written_station,
@@ -82,6 +79,19 @@ class DeviceSettings(Settings):
 
     satellite: Profile
     ground: Profile
+    precision: Precision = "fp32"
+    """What computation is charged as; learning itself computes in fp32 (decision 13)."""
+    satellite_power_mode: str | None = None
+    """Needed where a profile was measured in several."""
+    ground_power_mode: str | None = None
+
+    @property
+    def by_node(self) -> dict[str, Device]:
+        """The devices of satellites and of the ground server, as they are run."""
+        return {
+            "satellite": Device(self.satellite, self.precision, self.satellite_power_mode),
+            "ground": Device(self.ground, self.precision, self.ground_power_mode),
+        }
 
 
 class RackSettings(Settings):

@@ -149,7 +149,7 @@ def bind(model: type[BaseModel], entry: Entry, given: frozenset[str] = frozenset
             hint = f"; did you mean {close[0]}?" if close else ""
             inner.refuse(f"unknown key{hint}", inside, ", ".join(keys), found=name[:80])
         binding.entries[key.name] = (key, inner)
-        if _is_model(key.kind) and not key.several:
+        if _is_model(key.kind) and not key.several and key.text is None:
             section = bind(key.kind, inner, path=inside)
             binding.sections[key.name] = section
             binding.values[key.name] = section.values
@@ -239,6 +239,8 @@ _PLAIN: dict[Any, Callable[[str], Any]] = {
 
 
 def _placed(error: ScenarioError, entry: Entry, path: str) -> ScenarioError:
+    if error.where is not None:
+        return error  # a file that this one names, which has lines of its own
     found = error.found if error.found is not None and len(str(error.found)) <= 80 else entry.found
     return ScenarioError(
         error.message, where=entry.where, line=entry.line, field=path, found=found, allowed=error.allowed

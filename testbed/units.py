@@ -90,6 +90,12 @@ HEIGHT = Quantity("height", "m", _scale(m="1", km="1e3"), "450 m", signed=True)
 ANGLE = Quantity("angle", "deg", _scale(deg="1"), "10 deg", signed=True)
 FREQUENCY = Quantity("frequency", "Hz", _scale(Hz="1", kHz="1e3", MHz="1e6", GHz="1e9"), "8.2 GHz")
 LEVEL = Quantity("level", "dB", _scale(dB="1"), "1.5 dB", signed=True)
+SPEED = Quantity(
+    "computing speed",
+    "FLOP/s",
+    {f"{prefix}FLOP/s": Decimal(10**power) for prefix, power in (("", 0), ("M", 6), ("G", 9), ("T", 12), ("P", 15))},
+    "0.5 TFLOP/s",
+)
 POWER = Quantity("power", "dBW", _scale(dBW="1"), "12 dBW", signed=True)
 SENSITIVITY = Quantity("figure of merit", "dB/K", {"dB/K": Decimal(1)}, "31 dB/K", signed=True)
 SIZE = Quantity(
@@ -114,6 +120,7 @@ BY_SUFFIX: dict[str, Quantity] = {
     "dbw": POWER,
     "dbk": SENSITIVITY,
     "bytes": SIZE,
+    "flops": SPEED,
 }
 """The quantity that a name's last part stands for: ``rate_bps`` is a rate in bit/s."""
 

@@ -39,10 +39,16 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw ground tracks and passes: .html or .png.")
     ] = None,
+    break_even: Annotated[
+        int | None,
+        typer.Option("--break-even", metavar="N", min=1, help="Where the other strategy takes as long, over N rounds."),
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show passes, links, transfers and predicted time; with --scheduler all, what each makes of them. Runs nothing."""
     from controller import console
+    from controller.balances import break_even_lines
+    from controller.breakeven import balances
     from controller.flow.comparison import compare_schedulers
     from controller.planner import make_plan
     from testbed.orbit.sky import open_sky
@@ -59,10 +65,14 @@ def plan(
         every = scheduler == ALL
         made = make_plan(read, strategy, DEFAULT_SCHEDULER if every else scheduler, sky)
         compared = compare_schedulers(made) if every else []
+        balanced = {} if break_even is None else balances(made, DEFAULT_SCHEDULER if every else scheduler, break_even)
     if format_ is Format.JSON:
-        console.emit_json(console.plan_document(made) | ({"flow": console.flow_rows(compared)} if every else {}))
+        flow = {"flow": console.flow_rows(compared)} if every else {}
+        found = {"break_even": balanced} if balanced else {}
+        console.emit_json(console.plan_document(made) | flow | found)
     else:
         console.emit(*console.plan_tables(made), *([console.flow_table(compared)] if every else []))
+        console.emit(*(break_even_lines(balanced) if balanced else ()))
 
 
 @command

@@ -51,6 +51,7 @@ def run(
 ) -> None:
     """Run a scenario, and keep everything about it in a run directory."""
     from controller import console, live
+    from controller.breakeven import with_break_even
     from controller.experiment import Choice, run_experiment
     from controller.planner import make_plan
     from controller.report import write_report
@@ -63,7 +64,7 @@ def run(
         with blaming(read):
             sky = open_sky(read)
             warn(sky.orbits.warnings)
-            made = make_plan(read, strategy, scheduler, sky)
+            made = with_break_even(make_plan(read, strategy, scheduler, sky), scheduler)
         directory = RunDirectory.create(runs_dir, made.scenario.name)
         choice = Choice(rack.value, time.value, scheduler)
         try:

@@ -141,7 +141,7 @@ class SplitBackbone(PassBound):
             at_s += charges.ground_s(plan, "encode", exchange.total)
             down, back = self._both_ways(flows, exchange, 1, at_s, round, "plan", plan)
             transfers += down.assignments + back.assignments
-            at_s = back.end_s + _backward_s(plan, exchange.total)
+            at_s = back.end_s + charges.ground_s(plan, "encode_backward", exchange.total)
         averaging, met = rounds.forecast_average(plan, flows, self.averaged(plan), round, now_s, at_s)
         phases = (
             Phase("embed", now_s, embedded_s),
@@ -206,7 +206,9 @@ class SplitBackbone(PassBound):
                     )
                 )
             given = dict(zip(gradients.sizes_bytes, arrived, strict=True))
-            await ground.compute("backward", _backward_s(plan, exchange.total), partial(trainer.backward, given))
+            await ground.compute(
+                "backward", charges.ground_s(plan, "encode_backward", exchange.total), partial(trainer.backward, given)
+            )
         await ground.report("backbone_done", blob=trainer.pack())
         await _HEADS[plan.scenario.learning.split_order].meet(ground, order)
 
@@ -220,11 +222,6 @@ class SplitBackbone(PassBound):
             for name, size in sorted(leg.sizes_bytes.items()):
                 found.setdefault(name, []).append(await ground.collect(leg.tensor, leg.phase, name, size))
         return found
-
-
-def _backward_s(plan: MissionPlan, count: int) -> float:
-    """What the backward pass costs the ground: profiles have forward alone, and forward and backward together."""
-    return max(0.0, charges.ground_s(plan, "encode_train", count) - charges.ground_s(plan, "encode", count))
 
 
 class Heads(ABC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,11 @@ def make_run(tmp_path: Path) -> MakeRun:
             run.write_json("certificate.json", [{"sender": "sat-0-1", "receiver": "svalbard", "ok": True, "why": ""}])
             run.write_json(
                 "manifest.json",
-                {"scenario": "demo", "commit": "0" * 40, "devices": {"satellite": asdict(scenario.devices.satellite)}},
+                {
+                    "scenario": "demo",
+                    "commit": "0" * 40,
+                    "devices": {"satellite": scenario.devices.satellite.model_dump(mode="json")},
+                },
             )
             run.write_json(
                 "result.json",
