@@ -31,7 +31,7 @@ def skyrack(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.Com
 
 def test_help_lists_the_commands(tmp_path: Path) -> None:
     text = skyrack("--help", cwd=tmp_path).stdout
-    for command in ("plan", "run", "report", "compare", "runs", "doctor"):
+    for command in ("plan", "run", "report", "compare", "runs", "doctor", "calibrate"):
         assert re.search(rf"^\W*{command}\s", text, re.MULTILINE)
 
 
@@ -57,6 +57,10 @@ def test_help_loads_no_library_it_does_not_need(tmp_path: Path) -> None:
         (("plan", "demo", "--mode", "tail"), 2, "u-shaped"),
         (("plan", "demo", "--strategy", "none"), 2, "collaborative"),
         (("run", "demo", "--rack", "cloud"), 2, "simulated"),
+        (("plan", "demo", "--break-even", "0"), 2, "break-even"),
+        (("plan", "demo", "--mode", "u-shaped", "--strategy", "onboard", "--break-even", "1"), 2, "collaborative"),
+        (("calibrate", "--batches", "1"), 2, "2 to 65536"),
+        (("calibrate", "--name", "No Name"), 2, "not a name"),
         (("plan",), 2, "SCENARIO"),
         (("nonsense",), 2, "nonsense"),
         (("report", "latest"), 2, "no such run"),
