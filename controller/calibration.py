@@ -109,8 +109,8 @@ def calibrate(scenario: Scenario, board: str, choice: Choice) -> Calibration:
     clock = "processor time" if target.device.type == "cpu" and choice.threads == 1 else "wall time"
     source = (
         f"measured on {target.name} ({target.device.type}, {choice.threads} of {os.cpu_count()} processors, power mode "
-        f"{mode}) with torch {version('torch')} on {now:%Y-%m-%d} by: {choice.command}. Medians of the {clock} of calls on "
-        f"made-up samples; sustained speeds are the best of the encoder's forward passes"
+        f"{mode}) with torch {version('torch')} on {now:%Y-%m-%d} by: {choice.command}. Medians of the {clock} of "
+        f"calls on made-up samples; sustained speeds are the best of the encoder's forward passes"
     )
     work = charges.work(scenario.learning)
     made = assemble(name, source, rows, work)

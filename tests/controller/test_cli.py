@@ -58,7 +58,6 @@ def test_help_loads_no_library_it_does_not_need(tmp_path: Path) -> None:
         (("plan", "demo", "--strategy", "none"), 2, "collaborative"),
         (("run", "demo", "--rack", "cloud"), 2, "simulated"),
         (("plan", "demo", "--break-even", "0"), 2, "break-even"),
-        (("plan", "demo", "--mode", "u-shaped", "--strategy", "onboard", "--break-even", "1"), 2, "collaborative"),
         (("calibrate", "--batches", "1"), 2, "2 to 65536"),
         (("calibrate", "--name", "No Name"), 2, "not a name"),
         (("plan",), 2, "SCENARIO"),
@@ -100,6 +99,19 @@ def test_plan_as_json_is_physical(tmp_path: Path) -> None:
         assert (
             transfer["contact_start_s"] <= transfer["start_s"] < transfer["end_s"] <= transfer["contact_end_s"] + 1e-6
         )
+
+
+def test_plan_says_where_both_strategies_take_as_long(tmp_path: Path) -> None:
+    small = ("--rounds", "1", "--set", "learning.samples_per_round=256")
+    plan = json.loads(skyrack("plan", "demo", *small, "--break-even", "2", "--format", "json", cwd=tmp_path).stdout)
+    found = plan["break_even"]
+    assert (found["strategies"], found["rounds"]) == (["collaborative", "onboard"], 1)  # there is no second round
+    assert found["ground_s"] == plan["predicted_mission_time_s"]
+    assert [row["quantity"] for row in found["balances"]] == [
+        "slower satellites",
+        "faster ground",
+        "space-ground rates",
+    ]
 
 
 def test_plan_as_a_table_says_the_same(tmp_path: Path) -> None:
