@@ -16,7 +16,7 @@ from typing import Any
 from controller.flow.chunks import ChunkPlanner
 from controller.planner import predict
 from testbed import registry
-from testbed.errors import FlowError, ScenarioError
+from testbed.errors import FlowError, LinkError, ScenarioError
 from testbed.link.plan import LinkPlan
 from testbed.metrics import direction
 from testbed.mission import MissionPlan
@@ -121,7 +121,7 @@ class Pair:
             try:
                 predicted = predict(scaled_plan(self.plan, scaled, unlimited), strategy, self._flows)
                 self._known[key] = float(predicted["mission_time_s"])
-            except FlowError:
+            except (FlowError, LinkError):  # no passes left, or no plane in one piece
                 self._known[key] = math.inf
         return self._known[key]
 
@@ -269,7 +269,7 @@ class BreakEven:
             "strategies": [self.pair.ground.name, self.pair.board.name],
             "rounds": self.pair.rounds,
             "ground_s": _finite(ground_s),
-            "board_s": board_s,
+            "board_s": _finite(board_s),
             "speed_ratio": self.pair.speed_ratio(Scaled()),
             "link_rates_bps": self.pair.link_rates_bps(Scaled()),
             "balances": [self._row(one, quantity) for one, quantity in zip(self.balances, QUANTITIES, strict=True)],
@@ -277,7 +277,8 @@ class BreakEven:
 
     def _row(self, one: Balance, quantity: Quantity) -> dict[str, Any]:
         scaled = quantity.scaled(one.factor or 1.0)
-        row = asdict(one) | {"ground_s": _finite(one.ground_s), "equal": one.equal}
+        times = {"ground_s": _finite(one.ground_s), "board_s": _finite(one.board_s)}
+        row = asdict(one) | times | {"equal": one.equal}
         if one.factor is None:
             return row | {"speed_ratio": None, "link_rates_bps": None}
         return row | {

@@ -82,6 +82,10 @@ def calibrate(scenario: Scenario, board: str, choice: Choice) -> Calibration:
             f"Run skyrack calibrate on the board itself, and name the file it writes in a scenario"
         )
     batches = _batches(choice.batches)
+    if choice.name is not None and slug(choice.name) != choice.name:
+        raise ScenarioError(
+            "not a name", where="--name", found=choice.name, allowed="up to 63 small letters, digits and hyphens"
+        )
     if choice.out is not None:
         _check_path(choice.out, choice.force)
     from testbed.learning.calibration import find_target, measure
@@ -102,10 +106,11 @@ def calibrate(scenario: Scenario, board: str, choice: Choice) -> Calibration:
         )
     )
     now = datetime.now(timezone.utc)
+    clock = "processor time" if target.device.type == "cpu" and choice.threads == 1 else "wall time"
     source = (
         f"measured on {target.name} ({target.device.type}, {choice.threads} of {os.cpu_count()} processors, power mode "
-        f"{mode}) with torch {version('torch')} on {now:%Y-%m-%d} by: {choice.command}. Medians of calls on made-up "
-        f"samples; sustained speeds are the best of the encoder's forward passes"
+        f"{mode}) with torch {version('torch')} on {now:%Y-%m-%d} by: {choice.command}. Medians of the {clock} of "
+        f"calls on made-up samples; sustained speeds are the best of the encoder's forward passes"
     )
     work = charges.work(scenario.learning)
     made = assemble(name, source, rows, work)

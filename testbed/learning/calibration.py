@@ -1,7 +1,8 @@
 """Times each stage of a scenario's model on this host, as nodes run it: the real modules on made-up samples.
 
-A call is timed from before it is asked for until the device has done it (a GPU is waited for on both sides). Medians
-over repetitions after a warm-up, since others may share the host; the spread says how much they do.
+A call is timed from before it is asked for until the device has done it (a GPU is waited for on both sides). Others may
+share the host: one thread of a processor is timed by the time it had the processor, and what counts is the median over
+repetitions after a warm-up; the spread says how much others were felt all the same.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _HEAD_STEPS = 8
 """Optimiser steps per timed call of the head: it has a set-up, which a round of many steps pays once."""
 
 Sync = Callable[[], None]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Target:
         if self.device.type == "cuda":
             return torch.cuda.get_device_capability(self.device) >= (8, 0)  # Ampere: the first with bf16 tensor cores
         return multiplies_bf16()
+
+    @property
+    def clock(self) -> Clock:
+        """By the wall, unless a single thread of a processor does everything: then without the time others had it."""
+        return time.process_time if self.device.type == "cpu" and self.threads == 1 else time.perf_counter
 
     def wait(self) -> None:
         """Until everything asked of the device is done."""
@@ -90,7 +97,7 @@ def measure(
     for precision in precisions:
         for stage, case in model.stages.items():
             for batch in batches:
-                seconds = timed(case.of(batch), target.wait, repetitions, _cast(target, precision))
+                seconds = timed(case.of(batch), target.wait, repetitions, _cast(target, precision), target.clock)
                 yield MeasuredSettings(
                     model=scenario.learning.model,
                     stage=stage,
@@ -124,7 +131,7 @@ def timed(
     wait: Sync,
     repetitions: int,
     within: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> list[float]:
     """Seconds of each counted call: at least ``repetitions``, more of quick ones."""
     seconds: list[float] = []

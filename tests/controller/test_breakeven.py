@@ -26,9 +26,13 @@ from controller.breakeven import (
     scaled_plan,
     with_break_even,
 )
+from controller.figures import read_figures
 from controller.flow.chunks import ChunkPlanner
 from controller.planner import make_plan, predict
+from controller.report import page
+from controller.rundir import RunDirectory
 from testbed import registry
+from testbed.errors import ScenarioError
 from testbed.link.plan import LinkPlan
 from testbed.metrics import direction
 from testbed.mission import MissionPlan
@@ -208,6 +212,35 @@ def test_what_a_plan_keeps_is_what_people_read(plan: MissionPlan, flows: ChunkPl
     assert first.startswith("collaborative takes ") and "5 Mbit/s up, 2 Mbit/s down" in first
     assert f"times {found['balances'][0]['factor']:.4g}" in slower
     assert "never" in ground and "never" in rates
+
+
+def test_a_mode_that_the_counterpart_does_not_run_has_no_break_even(
+    plan: MissionPlan, flows: ChunkPlanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(registry.load("strategies", "onboard")), "modes", frozenset({"another"}))
+    with pytest.raises(ScenarioError, match="'onboard' does not run this mode"):
+        pair_of(plan, flows)
+    assert with_break_even(plan, DEFAULT_SCHEDULER) == plan
+
+
+def test_reports_say_it_and_escape_it(make_run: Callable[..., RunDirectory]) -> None:
+    run = make_run()
+    assert "would take as long" not in page(read_figures(run))
+    row = {
+        "quantity": "faster ground",
+        "factor": None,
+        "ground_s": None,
+        "board_s": 0.5,
+        "why": "a < b",
+        "equal": False,
+    }
+    row |= {"speed_ratio": None, "link_rates_bps": None}
+    found = {"strategies": ["collaborative", "onboard"], "rounds": 1, "ground_s": None, "board_s": 0.5}
+    found |= {"speed_ratio": 20.0, "link_rates_bps": {"up": 5e6, "down": 2e6}, "balances": [row]}
+    run.write_json("prediction.json", {"break_even": found})
+    text = page(read_figures(run))
+    assert "would take as long" in text
+    assert "By faster ground: never. A &lt; b (longer than the horizon against 0.50 s)." in text
 
 
 def test_a_jump_is_not_called_equal() -> None:

@@ -31,7 +31,7 @@ def skyrack(*arguments: str, cwd: Path, check: int | None = 0) -> subprocess.Com
 
 def test_help_lists_the_commands(tmp_path: Path) -> None:
     text = skyrack("--help", cwd=tmp_path).stdout
-    for command in ("plan", "run", "report", "compare", "runs", "doctor"):
+    for command in ("plan", "run", "report", "compare", "runs", "doctor", "calibrate"):
         assert re.search(rf"^\W*{command}\s", text, re.MULTILINE)
 
 
@@ -57,6 +57,9 @@ def test_help_loads_no_library_it_does_not_need(tmp_path: Path) -> None:
         (("plan", "demo", "--mode", "tail"), 2, "u-shaped"),
         (("plan", "demo", "--strategy", "none"), 2, "collaborative"),
         (("run", "demo", "--rack", "cloud"), 2, "simulated"),
+        (("plan", "demo", "--break-even", "0"), 2, "break-even"),
+        (("calibrate", "--batches", "1"), 2, "2 to 65536"),
+        (("calibrate", "--name", "No Name"), 2, "not a name"),
         (("plan",), 2, "SCENARIO"),
         (("nonsense",), 2, "nonsense"),
         (("report", "latest"), 2, "no such run"),
@@ -96,6 +99,19 @@ def test_plan_as_json_is_physical(tmp_path: Path) -> None:
         assert (
             transfer["contact_start_s"] <= transfer["start_s"] < transfer["end_s"] <= transfer["contact_end_s"] + 1e-6
         )
+
+
+def test_plan_says_where_both_strategies_take_as_long(tmp_path: Path) -> None:
+    small = ("--rounds", "1", "--set", "learning.samples_per_round=256")
+    plan = json.loads(skyrack("plan", "demo", *small, "--break-even", "2", "--format", "json", cwd=tmp_path).stdout)
+    found = plan["break_even"]
+    assert (found["strategies"], found["rounds"]) == (["collaborative", "onboard"], 1)  # there is no second round
+    assert found["ground_s"] == plan["predicted_mission_time_s"]
+    assert [row["quantity"] for row in found["balances"]] == [
+        "slower satellites",
+        "faster ground",
+        "space-ground rates",
+    ]
 
 
 def test_plan_as_a_table_says_the_same(tmp_path: Path) -> None:
