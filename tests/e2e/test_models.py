@@ -43,3 +43,19 @@ def test_a_random_vit_learns_scenes_the_same_way_on_both_strategies(simulate: Si
     assert collaborative["bytes"]["down"] == 2 * 128 * 48 * 2
     assert collaborative["bytes"]["raw_equivalent"] == 2 * 128 * 32 * 32 * 3
     assert collaborative["accuracy"]["after"] > 0.15  # ten classes: chance is 0.1
+
+
+def test_an_adapter_on_a_random_vit_is_trained_on_board(simulate: Simulate, vit: Path) -> None:
+    changes = {
+        "learning.model": str(vit),
+        "learning.weights": "random",
+        "learning.dataset": "scenes",
+        "learning.mode": "u-shaped",
+        "learning.lora_targets": "attention",
+        "learning.lora_rank": "2",
+        "learning.pooling": "cls",
+        "learning.rounds": "1",
+    }
+    result = simulate("onboard", changes)
+    # Rank 2 on four projections of 48 x 48 in each of two blocks, and a head of 48 x 10 with its bias.
+    assert len(result["weights"]) == 4 * (2 * 4 * 2 * (48 + 48) + 48 * 10 + 10)
