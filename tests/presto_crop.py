@@ -127,11 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=2e-3, help="AdamW's, which falls to a tenth of it")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     begun_s = time.process_time()
     runs = experiment(
-        options.weights, options.nodes, seed=options.seed, rounds=options.rounds, batch_size=options.batch
+        options.weights,
+        options.nodes,
+        seed=options.seed,
+        rounds=options.rounds,
+        batch_size=options.batch,
+        learning_rate=options.rate,
     )
     for number, accuracy in runs:
         line = {**vars(options), "round": number, "accuracy": accuracy, "cpu_s": round(time.process_time() - begun_s)}

@@ -8,12 +8,16 @@ import pathlib
 
 import numpy as np
 import pytest
+import torch
 
 from testbed import registry
 from testbed.errors import ScenarioError
 from testbed.learning.datasets import scenes
+from testbed.learning.models import open_model
+from testbed.learning.runtime import make_deterministic
 from testbed.learning.seeds import random_stream
-from testbed.learning.tasks import load_dataset
+from testbed.learning.tasks import Samples, load_dataset
+from testbed.scenario_learning import LearningSettings
 
 SCENES_SHA256 = "c1b735f57a53194069c38496dd6f640e2506bccee929c304117ca92f355e523b"
 
@@ -54,6 +58,47 @@ def test_a_class_is_not_a_colour() -> None:
     weights, *_ = np.linalg.lstsq(design, np.eye(10)[data.train_y[rows]], rcond=None)
     guesses = (np.c_[(tests - 110) / 40, np.ones(len(others))] @ weights).argmax(axis=1)
     assert (guesses == data.test_y[others]).mean() < 0.45
+
+
+def test_a_frozen_random_model_solves_scenes_in_part(tmp_path: pathlib.Path) -> None:
+    from transformers import ViTConfig
+
+    from testbed.learning.head import head_scores, train_head
+    from testbed.learning.model import Head
+
+    make_deterministic()
+    config = {"num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 64, "patch_size": 8}
+    ViTConfig(**config, hidden_size=96, intermediate_size=192).save_pretrained(tmp_path)  # type: ignore[arg-type]
+    learning = LearningSettings(
+        model=str(tmp_path),
+        weights="random",
+        dirichlet_alpha=1.0,
+        rounds=1,
+        samples_per_round=64,
+        learning_rate=0.1,
+        local_epochs=1,
+        batch_size=32,
+    )
+    model, data = open_model(learning), load_dataset("scenes", 64)
+    embedding, encoder = model.embedding(data.layout, 1), model.encoder()
+
+    def features(samples: Samples, count: int) -> torch.Tensor:
+        with torch.no_grad():
+            batches = [torch.from_numpy(samples[slice(i, i + 100)]) for i in range(0, count, 100)]
+            return torch.cat([encoder.features(embedding(batch)) for batch in batches])
+
+    labels = torch.tensor(data.train_y[:800], dtype=torch.int64)
+    state, _ = train_head(
+        Head(10, 1, 96).state_dict(),
+        features(data.train_x, 800),
+        labels,
+        learning_rate=0.1,
+        local_epochs=60,
+        batch_size=32,
+        seed=(1, 1, "sat-0-0"),
+    )
+    guesses = head_scores(state, features(data.test_x, 300)).argmax(dim=1).numpy()
+    assert 0.3 < (guesses == data.test_y[:300]).mean() < 0.9  # chance is 0.1
 
 
 # -- folders of images ------------------------------------------------------------------------------------------------
