@@ -49,7 +49,7 @@ def open_folder(folder: pathlib.Path, px: int) -> Dataset:
     """The data set in a folder, its images brought to ``px`` x ``px``. ScenarioError (field learning.dataset) if that
     is no such folder, Pillow is missing, or the model takes no images (``px`` 0)."""
     if not px:
-        raise wrong("the scenario's model takes no images", str(folder), "a model of images, or another data set")
+        raise wrong("a folder holds images, and the scenario's model takes none", str(folder), "a model of images")
     if importlib.util.find_spec("PIL") is None:
         raise wrong("images need Pillow, which is not installed", str(folder), "pip install 'skyrack[images]'")
     divided = (folder / "train").is_dir() and (folder / "test").is_dir()

@@ -146,7 +146,7 @@ def test_train_and_test_folders_are_taken_as_they_are(folder: pathlib.Path) -> N
 
 def test_folders_that_are_no_data_sets_are_refused(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "empty").mkdir()
-    for name, px, message in (("empty", 8, "fewer than two classes"), ("land", 0, "takes no images")):
+    for name, px, message in (("empty", 8, "fewer than two classes"), ("land", 0, "model takes none")):
         with pytest.raises(ScenarioError, match=message) as caught:
             load_dataset(str(folder.parent / name), px)
         assert caught.value.field == "learning.dataset"
