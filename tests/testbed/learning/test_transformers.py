@@ -114,6 +114,8 @@ def test_the_parts_of_every_family_are_the_whole_bit_for_bit(family: tuple[str, 
         pooled.var(dim=1, correction=0, keepdim=True) + 1e-5
     ).sqrt()
     assert (encoder.features(cut) - standard).abs().max() < 1e-5
+    first = open_model(_settings(model=str(folder), pooling="cls")).encoder().features(cut)
+    assert torch.equal(first, nn.functional.layer_norm(whole[:, 0], (32,), eps=1e-5))
 
 
 def test_shapes_count_what_a_real_pass_does(family: tuple[str, pathlib.Path]) -> None:
