@@ -243,7 +243,8 @@ def _import_torch(job: Job) -> None:
 
     make_deterministic()
     warm(optimisers=job.plan.scenario.learning.mode == "u-shaped")
-    importlib.import_module("testbed.learning.shard")
+    # Makes the embedding once: of a model of transformers that takes seconds, which its forks need not spend again.
+    importlib.import_module("testbed.learning.shard").CutMaker(job.plan.scenario, job.plan.satellites)
 
 
 def _import_encoder(job: Job) -> None:

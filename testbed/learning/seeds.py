@@ -11,6 +11,8 @@ import hashlib
 # By name: numpy loads its random part only when first touched, which a forked node should find done.
 from numpy.random import PCG64, Generator
 
+__all__ = ["Generator", "random_stream"]
+
 
 def random_stream(purpose: str, seed: int, *parts: int | str) -> Generator:
     """The stream of ``purpose`` (such as "embedding") under ``seed``, and of a round or node given in ``parts``.

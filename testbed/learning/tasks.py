@@ -109,7 +109,9 @@ def load_dataset(name_or_path: str, image_px: int = 0) -> Dataset:
     if not path.exists():
         raise wrong("no such data set or file", name_or_path, f"{', '.join(known)}, or {_ALLOWED}")
     if path.is_dir():
-        raise wrong("the data set is a folder", name_or_path, "the path of an .npz file")
+        from testbed.learning.datasets.images import open_folder
+
+        return open_folder(path, image_px)
     return _load_npz(path, name_or_path, path.stem)
 
 

@@ -114,6 +114,8 @@ def test_the_parts_of_every_family_are_the_whole_bit_for_bit(family: tuple[str, 
         pooled.var(dim=1, correction=0, keepdim=True) + 1e-5
     ).sqrt()
     assert (encoder.features(cut) - standard).abs().max() < 1e-5
+    first = open_model(_settings(model=str(folder), pooling="cls")).encoder().features(cut)
+    assert torch.equal(first, nn.functional.layer_norm(whole[:, 0], (32,), eps=1e-5))
 
 
 def test_shapes_count_what_a_real_pass_does(family: tuple[str, pathlib.Path]) -> None:
@@ -214,6 +216,18 @@ def test_random_weights_are_the_same_in_every_process(tmp_path: pathlib.Path) ->
     assert sum(p.numel() for p in embedding.parameters()) == model.shape(IMAGES).embedding_parameters
     with pytest.raises(ScenarioError, match="cannot be loaded"):
         open_model(_settings(model=str(tmp_path))).encoder()
+
+
+def test_the_shipped_vit_has_the_published_size(root: pathlib.Path) -> None:
+    # Dosovitskiy et al. 2021 (arXiv 2010.11929), table 1: 86 M parameters; torchvision's table of models: 17.56 billion
+    # multiply-adds, of which 768 x 1,000 are the classifier that is not here.
+    shape = open_model(_settings(model=str(root / "testbed" / "data" / "vit-b16"))).shape(
+        SampleLayout((224, 224, 3), "uint8")
+    )
+    assert (shape.tokens, shape.width, shape.feature_width) == (197, 768, 768)
+    assert shape.embedding_parameters + shape.backbone_parameters == 86_567_656 - (768 * 1_000 + 1_000)
+    multiply_adds = (shape.embedding_flops + shape.backbone_flops) / 2
+    assert multiply_adds + 768e3 == pytest.approx(17.56e9, rel=5e-4)
 
 
 def test_what_cannot_be_split_is_refused(tmp_path: pathlib.Path) -> None:

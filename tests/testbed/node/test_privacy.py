@@ -100,7 +100,7 @@ def test_pixels_cross_no_link_as_they_are(plain: tuple[_Tap, dict[str, Any]]) ->
     from testbed.learning.placement import dataset
 
     tap, result = plain
-    pixels = dataset(result["plan"].scenario.learning.dataset).train_x
+    pixels = dataset(result["plan"].scenario.learning).train_x
     sent: defaultdict[str, bytearray] = defaultdict(bytearray)
     for (_, _, name), payload in sorted(tap.payloads.items()):
         sent[name] += payload
