@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from testbed.errors import IntegrityError
 from testbed.mission import MissionPlan
 from testbed.strategy import charges, sizes
 from testbed.strategy.forecast import Phase
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
     """Train what is trained on this satellite's samples, gather everybody's in the plane, average, report.
 
-    Averaging is by sample counts, in node order, in fp64 (DESIGN, decision 13): every satellite ends the round with
-    the same bits.
+    Averaging is by the scenario's aggregation, with this round's sample counts as weights, in node order, in fp64
+    (DESIGN, decision 13): every satellite ends the round with the same bits.
     """
     shard, plan, round_ = satellite.shard, satellite.plan, satellite.round
     learner = shard.learner
@@ -27,10 +29,10 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
     steps = sizes.head_steps(plan.scenario, count)
     charge_s = charges.satellite_s(plan, *learner.train_work(steps, count))
     loss = await satellite.compute("train", charge_s, lambda: shard.train(round_, inputs))
-    payload = learner.pack()
+    payload = learner.contribution()
     ring_sizes = dict.fromkeys(satellite.membership.members, len(payload))
     blocks = await satellite.wait("the plane's weights", satellite.gather(learner.tensor, ring_sizes, payload))
-    learner.average({origin: (counts[origin], block) for origin, block in blocks.items()})
+    learner.average(weighed(counts, blocks))
     first = satellite.name == plan.present[0]
     await satellite.report(
         "round_done",
@@ -40,6 +42,15 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
         average_deviation=learner.deviation,
         blob=learner.pack() if first else b"",
     )
+
+
+def weighed(counts: Mapping[str, int], blocks: Mapping[str, bytes]) -> dict[str, tuple[int, bytes]]:
+    """Everybody's weights with the samples that each drew this round. IntegrityError names a node that
+    takes no part in it."""
+    unknown = sorted(blocks.keys() - counts.keys())
+    if unknown:
+        raise IntegrityError(f"{unknown[0]}: weights of an unknown node; those of this round are {', '.join(counts)}")
+    return {node: (counts[node], block) for node, block in blocks.items()}
 
 
 def ring_hop_s(plan: MissionPlan) -> float:
