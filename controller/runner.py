@@ -156,6 +156,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "end_s": max(report.mission_s for report in done),
                 "loss": loss,
                 "weights_sha256": min(digests),
+                "average_deviation": done[0].data.get("average_deviation"),
                 "members": str(desk.membership()),
                 "attempts": desk.attempt,
                 "validation_accuracy": await desk.consider(partial(appraiser.validation_accuracy, weights)),

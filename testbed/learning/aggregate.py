@@ -62,7 +62,7 @@ def _check(node: str, weight: float, state: State, reference_node: str, referenc
         raise IntegrityError(f"{node}: weight {weight}, must be above 0 and at most {MAX_WEIGHT:.0e}")
     if state.keys() != reference.keys():
         raise IntegrityError(f"{node}: tensors {sorted(state)}, {reference_node} has {sorted(reference)}")
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items()):
         expected = reference[name]
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise IntegrityError(
