@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from testbed.errors import IntegrityError, ScenarioError
+from testbed.learning.aggregate import exact_mean
+from testbed.learning.aggregators import make_aggregator
 from testbed.learning.checkpoint import unpack_state, weights_sha256
 from testbed.learning.encoder import load_encoder
 from testbed.learning.features import Backbone
+from testbed.learning.head import train_head
 from testbed.learning.learners import AdapterLearner, HeadLearner, Learner
 from testbed.learning.runtime import make_deterministic
 from testbed.scenario import dump_scenario, load_scenario
@@ -110,6 +113,31 @@ def test_fedadam_goes_on_from_what_it_remembers() -> None:
     forgetful.begin(type(learner.standing)(learner.standing.weights))
     assert _fly([forgetful], 1, first=2) != [second]
     assert _fly([learner], 1, first=2) == [second]
+
+
+@pytest.mark.parametrize("keys", [{}, {"aggregation": "fedprox", "proximal_mu": "0.5"}, FEDADAM])
+def test_rounds_are_the_rule_of_the_scenario_by_hand(keys: dict[str, str]) -> None:
+    learners = [_head(**keys) for _ in range(2)]
+    learning = learners[0].scenario.learning
+    rule, memory, weights = make_aggregator(learning), dict[str, Tensor](), learners[0].state
+    expected = []
+    for round in (1, 2, 3):
+        parts = {}
+        for index in range(2):
+            trained, _ = train_head(
+                weights,
+                *_samples(learners[0], index),
+                learning_rate=learning.learning_rate,
+                local_epochs=learning.local_epochs,
+                batch_size=learning.batch_size,
+                seed=(1, round, f"sat-0-{index}"),
+                proximal_mu=learning.proximal_mu or 0.0,
+            )
+            parts[f"sat-0-{index}"] = (10.0 + index, trained)
+        stepped, memory = rule.step(weights, exact_mean(parts), memory)
+        weights = {name: tensor.float() for name, tensor in stepped.items()}
+        expected.append(weights_sha256(weights))
+    assert _fly(learners, 3) == expected
 
 
 @pytest.mark.parametrize("rule", ["naive", "ffa", "stack", "svd", "exact-residual"])

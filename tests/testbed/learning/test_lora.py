@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pathlib
 import subprocess
@@ -100,6 +101,28 @@ def test_states_that_do_not_fit_are_refused_whole() -> None:
     assert weights_sha256(adapter.state()) == before
 
 
+def test_the_proximal_term_is_that_of_the_paper() -> None:
+    # Oracle: autograd through loss + mu/2 |w - w0|^2 over all that is trained, head included. One batch a step.
+    torch.manual_seed(0)
+    base, head = Attention(), {"linear.weight": torch.randn(6, 12), "linear.bias": torch.randn(6)}
+    x, y = torch.randn(16, 12), torch.randint(0, 6, (16,))
+    mine, theirs = (Adapter(copy.deepcopy(base), rank=2, alpha=6, seed=1) for _ in range(2))
+    start = {**mine.state(), **head}
+    common: dict[str, Any] = {"learning_rate": 0.05, "local_epochs": 6, "batch_size": 16, "seed": (1, 1, "sat-0-0")}
+    pulled, _ = train_adapter(mine, start, x, y, **common, proximal_mu=3.0)
+    trained: dict[str, Tensor] = {**theirs.trained(), **{n: t.clone().requires_grad_(True) for n, t in head.items()}}
+    optimiser = torch.optim.AdamW(list(trained.values()), lr=0.05, weight_decay=0.0)
+    for _ in range(6):
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(head_scores(trained, theirs.encoder(x)), y)
+        distance = torch.stack([(tensor - start[name]).square().sum() for name, tensor in trained.items()]).sum()
+        (loss + 3.0 / 2 * distance).backward()
+        optimiser.step()
+    assert max(float((pulled[name] - trained[name]).detach().abs().max()) for name in trained) < 1e-4
+    free, _ = train_adapter(mine, start, x, y, **common)
+    assert max(float((pulled[name] - free[name]).abs().max()) for name in trained) > 1e-2
+
+
 _LOAD_ELSEWHERE = """
 import json, sys, torch
 from peft import PeftModel
@@ -118,12 +141,16 @@ print(json.dumps(scores.tolist()))
 """
 
 
-def test_a_saved_adapter_loads_in_a_fresh_process(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("added", [0.0, 0.02])
+def test_a_saved_adapter_loads_in_a_fresh_process(tmp_path: pathlib.Path, added: float) -> None:
+    """``added``: how large what an average has put into base weights is; 0.0 for none."""
     from safetensors.torch import save_file
 
     cut, labels = _landsat(16)
     adapter = Adapter(load_encoder("minilm"), rank=4, alpha=8, seed=3)
-    start = _state(adapter)
+    generator = torch.Generator().manual_seed(2)
+    deltas = {name: added * torch.randn(d.shape, generator=generator) for name, d in adapter.zero_deltas().items()}
+    start = {**_state(adapter), **(deltas if added else {})}
     state, _ = train_adapter(
         adapter, start, cut, labels, learning_rate=1e-2, local_epochs=1, batch_size=8, seed=(1, 0, "sat-0-0")
     )
