@@ -12,7 +12,7 @@ from controller.figures import RunFigures
 from testbed.errors import ScenarioError
 
 # What two runs must share for their times to be about the strategy alone, and where result.json or the manifest has it.
-_SAME = ("rack", "kernel", "clock", "mode", "seed", "rounds", "scheduler")
+_SAME = ("rack", "kernel", "clock", "mode", "aggregation", "lora_average", "seed", "rounds", "scheduler")
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ def _keep(
         "strategy": plan.strategy,
         "scheduler": choice.scheduler,
         "mode": scenario.learning.mode,
+        "aggregation": scenario.learning.aggregation,
+        "lora_average": scenario.learning.lora_average,
         "seed": scenario.seed,
         "rounds": len(rounds),
         "links": _link_errors(certificate),

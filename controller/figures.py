@@ -25,6 +25,8 @@ class RoundPoint:
     end_s: float
     validation_accuracy: float
     loss: float | None
+    average_deviation: float | None
+    """By how much the adapters' average was off that of the merged weights; None where no adapters are averaged."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,9 @@ def read_figures(run: RunDirectory) -> RunFigures:
 
 def _round(event: Mapping[str, Any]) -> RoundPoint:
     end_s = event.get("end_s", event.get("mission_s", 0.0))
-    return RoundPoint(event["round"], end_s, event["validation_accuracy"], event.get("loss"))
+    return RoundPoint(
+        event["round"], end_s, event["validation_accuracy"], event.get("loss"), event.get("average_deviation")
+    )
 
 
 def _activities(events: Iterable[Mapping[str, Any]]) -> list[Span]:

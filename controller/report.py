@@ -34,6 +34,7 @@ def page(figures: RunFigures) -> str:
         _headline(figures),
         _verdict(figures),
         _accuracy(figures),
+        _averaging(figures),
         _timeline(figures),
         _traffic(figures),
         _prediction(figures),
@@ -71,6 +72,7 @@ def summary(figures: RunFigures) -> dict[str, Any]:
             "resumed": figures.resumed,
             "replans": figures.replans,
         },
+        "average_deviation": [point.average_deviation for point in figures.rounds],
         "links": figures.result.get("links"),
         "max_lateness_ms": max(figures.lateness_ms, default=None),
         "break_even": figures.prediction.get("break_even"),
@@ -159,6 +161,19 @@ def _accuracy(figures: RunFigures) -> str:
     ]
     listed = table(("round", "ended at", "validation accuracy", "training loss"), rows)
     return section("Accuracy by mission time", chart + details("every round", listed))
+
+
+def _averaging(figures: RunFigures) -> str:
+    """Of runs in which adapters were averaged."""
+    rows = [(str(p.round), f"{p.average_deviation:.3g}") for p in figures.rounds if p.average_deviation is not None]
+    if not rows:
+        return ""
+    rule = figures.result.get("lora_average", "unknown")
+    text = (
+        f"Adapters were averaged by the rule {rule}. What everybody went on with is off the average of the satellites' "
+        "merged weights by this much, relative to the mean update (Frobenius norm over all adapted weights)."
+    )
+    return section("Averaged adapters", f"<p>{escape(text)}</p>{table(('round', 'deviation'), rows)}")
 
 
 def _timeline(figures: RunFigures) -> str:

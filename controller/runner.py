@@ -158,6 +158,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "end_s": max(report.mission_s for report in outcome.reports),
                 "loss": outcome.loss,
                 "weights_sha256": appraiser.digest(models),
+                "average_deviation": outcome.reports[0].data.get("average_deviation"),
                 "members": desk.members(),
                 "attempts": desk.attempt,
                 "validation_accuracy": fmean(accuracies.values()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from testbed import registry
 from testbed.errors import ScenarioError
@@ -54,6 +54,14 @@ _DATASET = "or the path of an .npz file or of a folder of images"
 _WEIGHTS = "pretrained, random, or the path of a .safetensors file"
 
 
+_USED_BY = {"proximal_mu": "fedprox", "server_learning_rate": "fedadam", "server_adaptivity": "fedadam"}
+"""The aggregation that a key belongs to."""
+_NEEDED = {"fedprox": "proximal_mu", "fedadam": "server_learning_rate"}
+"""What has no default: good values differ by orders of magnitude from task to task, and both papers tune them."""
+_NEW_FACTORS = frozenset({"stack", "svd"})
+"""LoRA averages after which factors are not those that were trained: nothing remembered of the old fits the new."""
+
+
 class LearningSettings(Settings):
     """What is fine-tuned, on what, and how."""
 
@@ -87,3 +95,47 @@ class LearningSettings(Settings):
     lora_alpha: float = Field(default=16.0, gt=0, le=1e6)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training data that no satellite gets."""
+    aggregation: Literal["fedavg", "fedprox", "fedadam"] = "fedavg"
+    """How a round's weights become the next round's (docs/aggregation.md)."""
+    proximal_mu: float | None = Field(default=None, ge=0, le=1e6)
+    """FedProx's pull of local steps towards the round's common start."""
+    server_learning_rate: float | None = Field(default=None, gt=0, le=1_000)
+    server_adaptivity: float | None = Field(default=None, gt=0, le=1)
+    """FedAdam's tau; 1e-3 unless given."""
+    lora_average: Literal["naive", "ffa", "stack", "svd", "exact-residual"] = "naive"
+    """What becomes of the satellites' LoRA factors."""
+    optimiser_state: Literal["reset", "keep", "average"] = "reset"
+    """What becomes of AdamW's moments between a satellite's rounds."""
+
+    @field_validator(*_USED_BY)
+    @classmethod
+    def _belongs(cls, value: float | None, info: ValidationInfo) -> float | None:
+        rule = _USED_BY[str(info.field_name)]
+        if value is not None and info.data.get("aggregation") != rule:
+            raise ValueError(f"only aggregation {rule} uses this key")
+        return value
+
+    @field_validator("lora_average")
+    @classmethod
+    def _averages_adapters(cls, value: str, info: ValidationInfo) -> str:
+        if value != "naive" and info.data.get("mode") == "head":
+            raise ValueError("mode head has no adapters to average")
+        if value not in ("naive", "ffa") and info.data.get("aggregation") == "fedadam":
+            raise ValueError("fedadam steps from factors to averaged factors: it takes naive or ffa")
+        return value
+
+    @field_validator("optimiser_state")
+    @classmethod
+    def _has_state(cls, value: str, info: ValidationInfo) -> str:
+        if value != "reset" and info.data.get("mode") == "head":
+            raise ValueError("mode head trains by plain SGD, which has no state")
+        if value != "reset" and info.data.get("lora_average") in _NEW_FACTORS:
+            raise ValueError(f"after {info.data['lora_average']} the old factors' moments mean nothing: only reset")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> LearningSettings:
+        needed = _NEEDED.get(self.aggregation)
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"aggregation {self.aggregation} needs {needed}")
+        return self

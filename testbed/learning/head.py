@@ -12,6 +12,8 @@ from testbed.errors import BugError, ScenarioError
 from testbed.learning.partition import micro_batches
 from testbed.learning.seeds import random_stream
 
+_NAMES = ("linear.weight", "linear.bias")
+
 
 def train_head(
     state: Mapping[str, Tensor],
@@ -22,12 +24,15 @@ def train_head(
     local_epochs: int,
     batch_size: int,
     seed: tuple[int, int, str],
+    proximal_mu: float = 0.0,
 ) -> tuple[dict[str, Tensor], float]:
     """Trains a head by plain SGD on cross-entropy and returns its new state and the last epoch's mean loss.
 
     ``state`` is that of ``model.Head`` and is left as it is; ``features`` is [n, width] float32, ``labels`` [n] int64,
     n >= 2. The order within each epoch is a permutation that follows from ``seed``, the scenario's seed, the round and
-    the node; no step sees a single sample. ScenarioError (field learning.learning_rate) if the weights diverge.
+    the node; no step sees a single sample. ``proximal_mu`` adds mu/2 |w - w_0|^2 to the loss, where w_0 is
+    ``state`` (FedProx, Li et al. 2018, arXiv 1812.06127). ScenarioError (field learning.learning_rate) if the weights
+    diverge.
     """
     weight = state["linear.weight"].detach().clone().requires_grad_(True)
     bias = state["linear.bias"].detach().clone().requires_grad_(True)
@@ -45,8 +50,9 @@ def train_head(
             # By hand and not by torch.optim: the step is one line, torch.optim imports torch's compiler.
             gradients = torch.autograd.grad(loss, (weight, bias))
             with torch.no_grad():
-                weight.sub_(gradients[0], alpha=learning_rate)
-                bias.sub_(gradients[1], alpha=learning_rate)
+                for name, tensor, gradient in zip(_NAMES, (weight, bias), gradients, strict=True):
+                    gradient.add_(tensor - state[name], alpha=proximal_mu)
+                    tensor.sub_(gradient, alpha=learning_rate)
             total += loss.item() * len(rows)
         mean_loss = total / len(labels)
     trained = {"linear.weight": weight.detach(), "linear.bias": bias.detach()}

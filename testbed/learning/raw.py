@@ -12,7 +12,7 @@ from torch import Tensor
 from testbed.errors import IntegrityError
 from testbed.learning import codec
 from testbed.learning.features import Backbone
-from testbed.learning.learners import State, make_learner
+from testbed.learning.learners import Standing, make_learner
 from testbed.learning.placement import dataset, encoded_indices, fresh_indices, part_counts, round_indices
 from testbed.learning.shard import CutMaker
 from testbed.mission import MissionPlan
@@ -50,7 +50,7 @@ class GroundSchool:
         self._cuts = CutMaker(plan.scenario, plan.satellites)
         self._labels: dict[int, int] = {}
         self._inputs: dict[int, Tensor] = {}
-        self._begun: tuple[int, State] | None = None
+        self._start: tuple[int, Standing] | None = None
         self.learner = make_learner(plan.scenario, backbone)
 
     def take(self, round: int, origin: str, packed: bytes) -> None:
@@ -78,9 +78,9 @@ class GroundSchool:
     def train(self, round: int, origins: Sequence[str]) -> float:
         """Train on the round's samples of these satellites, in their order; the mean loss. Once more in the same round
         it begins from the same weights."""
-        if self._begun is None or self._begun[0] != round:
-            self._begun = (round, self.learner.state)
-        self.learner.state = self._begun[1]
+        if self._start is None or self._start[0] != round:
+            self._start = (round, self.learner.standing)
+        self.learner.begin(self._start[1])
         used = round_indices(self._scenario, self._satellites, round)
         rows = [row for origin in origins for row in used[origin].tolist()]
         inputs = torch.stack([self._inputs[row] for row in rows])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from testbed.learning import codec
-from testbed.learning.learners import Learner, State
+from testbed.learning.learners import Learner, Standing
 from testbed.learning.models import open_model
 from testbed.learning.placement import dataset, encoded_indices, part_counts, round_indices
 from testbed.mission import MissionPlan
@@ -55,8 +55,8 @@ class Shard:
         self._labels = torch.tensor(dataset(plan.scenario.learning).train_y, dtype=torch.int64)
         self._known: dict[int, Tensor] = {}
         """The feature cache: by index into the training data."""
-        self._start: tuple[int, State] | None = None
-        """The weights that the latest round began with: a round that is begun again begins from the same."""
+        self._start: tuple[int, Standing] | None = None
+        """Where the learner was when the latest round began: a round that is begun again begins from the same."""
         self.learner = learner
 
     def embed(self, round: int, part: int) -> bytes:
@@ -88,8 +88,8 @@ class Shard:
         """Train the learner on this round's samples; the mean loss, 0 where the round drew none of them. Once more in
         the same round it gives the same again."""
         if self._start is None or self._start[0] != round:
-            self._start = (round, self.learner.state)
-        self.learner.state = self._start[1]
+            self._start = (round, self.learner.standing)
+        self.learner.begin(self._start[1])
         rows = self._cuts.rows(round, self._node)
         seed = (self._plan.scenario.seed, round, self._node)
         return self.learner.train(inputs, self._labels[rows], seed) if len(rows) else 0.0

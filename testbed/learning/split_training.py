@@ -19,7 +19,7 @@ from testbed.learning.checkpoint import pack_state, unpack_state
 from testbed.learning.exchanges import Exchange, epoch_orders
 from testbed.learning.features import Backbone
 from testbed.learning.head import head_scores
-from testbed.learning.learners import HeadLearner, State, open_adapter
+from testbed.learning.learners import HeadLearner, Standing, State, open_adapter
 from testbed.learning.placement import encoded_indices, part_counts, round_indices
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
@@ -38,15 +38,16 @@ class SplitHead(HeadLearner):
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario, None)
-        self._begun: tuple[int, State] | None = None
+        self._start: tuple[int, Standing] | None = None
         self._optimiser: torch.optim.Optimizer | None = None
         self._orders: list[Tensor] = []
 
-    def begin(self, round: int, node: str, count: int) -> None:
+    def begin_round(self, round: int, node: str, count: int) -> None:
         """A round begins, or begins again: from the weights it began with, with a fresh optimiser."""
-        if self._begun is None or self._begun[0] != round:
-            self._begun = (round, self.state)
-        self.state = {name: tensor.clone().requires_grad_(True) for name, tensor in self._begun[1].items()}
+        if self._start is None or self._start[0] != round:
+            self._start = (round, self.standing)
+        self.begin(self._start[1])
+        self.state = {name: tensor.clone().requires_grad_(True) for name, tensor in self.state.items()}
         learning = self.scenario.learning
         self._optimiser = _adamw([self.state[name] for name in _HEAD], learning.learning_rate)
         orders = epoch_orders((self.scenario.seed, round, node), count, learning.local_epochs)

@@ -162,3 +162,13 @@ class Strategy(ABC):
     @abstractmethod
     async def ground_round(self, ground: GroundServer, order: Order) -> None:
         """The ground server's part."""
+
+
+def averages_plainly(scenario: Scenario, why: str) -> None:
+    """Refuse whatever asks for more than the mean of weights, where ``why`` nothing else can be done."""
+    learning = scenario.learning
+    plain = {"aggregation": ("fedavg", "fedprox"), "lora_average": ("naive",), "optimiser_state": ("reset",)}
+    for key, allowed in plain.items():
+        found = getattr(learning, key)
+        if found not in allowed:
+            raise ScenarioError(why, field=f"learning.{key}", found=found, allowed=" or ".join(allowed))

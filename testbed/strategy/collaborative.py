@@ -30,6 +30,10 @@ class Collaborative(Strategy):
     encoder_on_ground: ClassVar[bool] = True
     tensors: ClassVar[frozenset[str]] = Strategy.tensors | SplitBackbone.tensors
 
+    def check(self, scenario: Scenario) -> None:
+        super().check(scenario)
+        _rounds(scenario).check(scenario)
+
     def check_plan(self, plan: MissionPlan) -> None:
         _rounds(plan.scenario).check_plan(plan)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from testbed.flow.assignment import Assignment
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
+from testbed.scenario import Scenario
 from testbed.strategy import rounds, sizes
-from testbed.strategy.base import FlowPlanner, RoundOutcome
+from testbed.strategy.base import FlowPlanner, RoundOutcome, averages_plainly
 from testbed.strategy.forecast import Phase
 from testbed.strategy.onboard import Onboard
 
@@ -24,6 +25,10 @@ class LocalOnly(Onboard):
 
     name: ClassVar[str] = "local-only"
     tensors: ClassVar[frozenset[str]] = frozenset()
+
+    def check(self, scenario: Scenario) -> None:
+        super().check(scenario)
+        averages_plainly(scenario, "nothing is averaged")
 
     def outcome(self, kept: list[Report]) -> RoundOutcome:
         return RoundOutcome.apart(kept)

@@ -14,7 +14,7 @@ from testbed.flow.problem import Demand
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report
 from testbed.strategy import planes
-from testbed.strategy.base import Desk, RoundOutcome, Strategy
+from testbed.strategy.base import Desk, RoundOutcome, Strategy, averages_plainly
 from testbed.strategy.legs import Leg
 from testbed.strategy.terms import has_deadlines, without_deadlines
 from testbed.transfer.chunks import ChunkId
@@ -43,6 +43,12 @@ class PassBound(Strategy):
                 raise BugError(f"{report.node} reported {report.kind!r}, which {self.name!r} does not know")
             await handler(desk, report, kept)
         return self.outcome(kept)
+
+    def check_plan(self, plan: MissionPlan) -> None:
+        if len(plan.rings) > 1:
+            averages_plainly(
+                plan.scenario, "over several planes weights are averaged, and nothing else is done with them"
+            )
 
     @abstractmethod
     async def begin(self, desk: Desk, round: int) -> None:

@@ -111,10 +111,8 @@ def forecast(
 
 
 async def meet(satellite: Satellite, packed: bytes) -> bytes:
-    """The mean over all planes of what each has averaged: of one plane that itself."""
+    """The mean over all planes of what each has averaged."""
     plan = satellite.plan
-    if len(plan.planes) == 1:
-        return packed
     plane = plan.plane_of(satellite.name)
     speaker = plane[0]
     averaged = Averaged(satellite.shard.learner.tensor, len(packed))

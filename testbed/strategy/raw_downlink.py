@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 from testbed.flow.assignment import FlowPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report, attempted
+from testbed.scenario import Scenario
 from testbed.strategy import charges, sizes
-from testbed.strategy.base import Desk, FlowPlanner, RoundOutcome
+from testbed.strategy.base import Desk, FlowPlanner, RoundOutcome, averages_plainly
 from testbed.strategy.forecast import Forecast, Phase
 from testbed.strategy.legs import Leg, plan_down, plan_rest_up, plan_up, ready_at
 from testbed.strategy.passes import Handler, PassBound
@@ -43,6 +44,10 @@ class RawDownlink(PassBound):
     encoder_on_board: ClassVar[bool] = False
     encoder_on_ground: ClassVar[bool] = True
     tensors: ClassVar[frozenset[str]] = frozenset({"sample", "head", "adapter"})
+
+    def check(self, scenario: Scenario) -> None:
+        super().check(scenario)
+        averages_plainly(scenario, "the one model is on the ground: there are no others to average it with")
 
     def prepare_satellite(self, satellite: Satellite) -> None:
         from testbed.learning.raw import RawSamples

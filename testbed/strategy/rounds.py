@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from testbed.errors import IntegrityError
 from testbed.flow.assignment import Assignment
 from testbed.mission import MissionPlan
 from testbed.strategy import charges, planes, sizes
@@ -33,16 +35,28 @@ async def train(satellite: Satellite, inputs: Inputs) -> tuple[float, int]:
 
 
 async def average(satellite: Satellite) -> None:
-    """Gather everybody's weights in the plane and average them: by sample counts, in node order, in fp64 (DESIGN,
-    decision 13), so that every satellite ends with the same bits; then the same with other planes', over the ground."""
+    """Gather everybody's weights in the plane and average them by the scenario's aggregation: this round's sample
+    counts as weights, in node order, in fp64 (DESIGN, decision 13), so that every satellite ends with the same bits;
+    then the same with other planes', over the ground."""
     learner = satellite.shard.learner
     counts = sizes.sample_counts(satellite.plan, satellite.round)
-    payload = learner.pack()
+    payload = learner.contribution()
     ring_sizes = dict.fromkeys(satellite.membership.members, len(payload))
     blocks = await satellite.wait("the plane's weights", satellite.gather(learner.tensor, ring_sizes, payload))
-    if any(counts[origin] for origin in blocks):
-        learner.average({origin: (counts[origin], block) for origin, block in blocks.items()})
-    learner.unpack(await planes.meet(satellite, learner.pack()))
+    everybody = weighed(counts, blocks)
+    if any(count for count, _ in everybody.values()):
+        learner.average(everybody)
+    if len(satellite.plan.planes) > 1:
+        learner.unpack(await planes.meet(satellite, learner.pack()))
+
+
+def weighed(counts: Mapping[str, int], blocks: Mapping[str, bytes]) -> dict[str, tuple[int, bytes]]:
+    """Everybody's weights with the samples that each drew this round. IntegrityError names a node that
+    takes no part in it."""
+    unknown = sorted(blocks.keys() - counts.keys())
+    if unknown:
+        raise IntegrityError(f"{unknown[0]}: weights of an unknown node; those of this round are {', '.join(counts)}")
+    return {node: (counts[node], block) for node, block in blocks.items()}
 
 
 async def report_done(satellite: Satellite, loss: float, count: int, *, apart: bool = False) -> None:

@@ -14,8 +14,9 @@ from testbed.flow.assignment import FlowPlan
 from testbed.learning.exchanges import Exchange, exchanges
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report, attempted
+from testbed.scenario import Scenario
 from testbed.strategy import charges, embeddings, planes, rounds, sizes
-from testbed.strategy.base import Desk, FlowPlanner, RoundOutcome, Strategy
+from testbed.strategy.base import Desk, FlowPlanner, RoundOutcome, Strategy, averages_plainly
 from testbed.strategy.embeddings import embedding_legs
 from testbed.strategy.forecast import Forecast, Phase
 from testbed.strategy.legs import Leg, arrivals_s, plan_down, plan_up, ready_at
@@ -52,7 +53,12 @@ class SplitBackbone(PassBound):
     encoder_on_ground: ClassVar[bool] = True
     tensors: ClassVar[frozenset[str]] = Strategy.tensors | {"feature-gradient", "head-gradient"}
 
+    def check(self, scenario: Scenario) -> None:
+        super().check(scenario)
+        averages_plainly(scenario, "the one adapter is on the ground: there are no others to average it with")
+
     def check_plan(self, plan: MissionPlan) -> None:
+        super().check_plan(plan)
         if len(plan.rings) > 1 and _HEADS[plan.scenario.learning.split_order].shared:
             raise ScenarioError(
                 "one head for all is stepped over one ring",
@@ -163,7 +169,7 @@ class SplitBackbone(PassBound):
         await embeddings.make_and_share(satellite, order.round, order.attempt)
         count = sizes.sample_counts(plan, order.round)[name]
         labels = shard.round_labels(order.round)
-        head.begin(order.round, name, count)
+        head.begin_round(order.round, name, count)
         steps = steps_of(plan, order.round)
         loss = 0.0
         for exchange in steps:

@@ -67,6 +67,20 @@ def test_says_what_the_ends_of_links_met(make_run: MakeRun) -> None:
     assert "The ends of links met: cuts 1, resumed bytes 1,048,576." in words
 
 
+def test_says_how_far_averaged_adapters_are_off(make_run: MakeRun) -> None:
+    def deviate(events: list[dict[str, Any]]) -> None:
+        finished = [event for event in events if event["kind"] == "round_finished"]
+        for event, deviation in zip(finished, (0.199, None, 4.9e-9), strict=True):
+            event["average_deviation"] = deviation
+
+    figures = read_figures(make_run(edit=deviate, lora_average="exact-residual"))
+    words = " ".join(_Page(page(figures)).words.split())
+    assert "averaged by the rule exact-residual" in words
+    assert "round deviation 1 0.199 3 4.9e-09" in words
+    assert summary(figures)["average_deviation"] == [0.199, None, 4.9e-9]
+    assert "Averaged adapters" not in _Page(page(read_figures(make_run()))).words
+
+
 def test_needs_nothing_from_elsewhere(make_run: MakeRun) -> None:
     html = page(read_figures(make_run()))
     parsed = _Page(html)

@@ -142,3 +142,24 @@ def test_the_last_satellite_cannot_be_done_without(simulate: Simulate) -> None:
     everybody = [(f"sat-0-{index}", 0.0001 * (1 + index)) for index in range(8)]
     with pytest.raises(BoardError, match="sat-0-7 is lost: killed; it was the last satellite"):
         simulate("onboard", change=_failing(*everybody))
+
+
+def _averaged_s(result: dict[str, Any], round_: int) -> list[float]:
+    """When satellites had everybody's weights in a round, whatever became of it."""
+    waits = [e for e in result["events"] if e["kind"] == "activity" and e["what"] == "the plane's weights"]
+    return sorted(event["end_s"] for event in waits if event["round"] == round_)
+
+
+def test_what_fedadam_remembers_is_of_rounds_that_ended(simulate: Simulate) -> None:
+    # A satellite dies when some of the others have averaged already, and stepped: they step again from where they were.
+    # Oracle: the same satellite dies before the round has begun to learn anything.
+    fedadam = {"learning.aggregation": "fedadam", "learning.server_learning_rate": "0.01"}
+    whole = simulate("onboard", fedadam)
+    ends_s = _averaged_s(whole, 2)
+    assert ends_s[0] < ends_s[-1]
+    early = simulate("onboard", fedadam, change=_failing(("sat-0-3", whole["rounds"][1]["start_s"] + 1e-6)))
+    late = simulate("onboard", fedadam, change=_failing(("sat-0-3", (ends_s[0] + ends_s[-1]) / 2)))
+    assert _averaged_s(late, 2)[0] == ends_s[0]  # it was too late for this one
+    assert [[round_["attempts"] for round_ in run["rounds"]] for run in (early, late)] == [[1, 2], [1, 2]]
+    assert _digests(late) == _digests(early) != _digests(whole)
+    assert _digests(late)[0] == _digests(whole)[0]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.planner import make_plan
-from testbed.errors import LinkError, ScenarioError
+from testbed.errors import IntegrityError, LinkError, ScenarioError
 from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.scenario import load_scenario
@@ -136,6 +136,32 @@ def test_predicted_and_measured_rounds_agree(collaborative: dict[str, Any]) -> N
     assert collaborative["plan"].prediction["mission_time_s"] == pytest.approx(measured_s, rel=0.25)
 
 
+# -- aggregation ----------------------------------------------------------------------------------------------------
+
+
+def test_the_rule_of_the_scenario_is_the_one_that_flies(simulate: Simulate, collaborative: dict[str, Any]) -> None:
+    free = simulate("collaborative", {"learning.aggregation": "fedprox", "learning.proximal_mu": "0"})
+    assert _digests(free) == _digests(collaborative)
+    assert {round_["average_deviation"] for round_ in free["rounds"]} == {None}
+    pulled = simulate("collaborative", {"learning.aggregation": "fedprox", "learning.proximal_mu": "1"})
+    stepped = {
+        strategy: simulate(strategy, {"learning.aggregation": "fedadam", "learning.server_learning_rate": "0.01"})
+        for strategy in ("collaborative", "onboard")
+    }
+    assert len({_digests(one)[0] for one in (collaborative, pulled, stepped["onboard"])}) == 3
+    assert _digests(stepped["collaborative"]) == _digests(stepped["onboard"])
+    # It all travels as before: neither rule adds a byte.
+    assert pulled["bytes"] == stepped["collaborative"]["bytes"] == collaborative["bytes"]
+
+
+def test_weights_of_an_unknown_node_are_refused_by_name() -> None:
+    from testbed.strategy.rounds import weighed
+
+    assert weighed({"sat-0-1": 5, "sat-0-2": 0}, {"sat-0-1": b"w"}) == {"sat-0-1": (5, b"w")}
+    with pytest.raises(IntegrityError, match="sat-9-9: weights of an unknown node.*sat-0-1, sat-0-2"):
+        weighed({"sat-0-1": 5, "sat-0-2": 0}, {"sat-0-1": b"w", "sat-9-9": b"w"})
+
+
 # -- u-shaped --------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +196,44 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
     PeftModel.from_pretrained(base, tmp_path)  # a missing or unexpected tensor would be a warning, and so an error
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert any("lora_B" in name and bool(tensor.any()) for name, tensor in saved.items())  # B starts at zero
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "moments", "exact"),
+    [
+        ("naive", "keep", False),
+        ("ffa", "average", True),
+        ("stack", "reset", True),
+        ("svd", "reset", False),
+        ("exact-residual", "average", True),
+    ],
+)
+def test_every_average_of_adapters_flies_and_is_kept(
+    simulate: Simulate, tmp_path: Path, rule: str, moments: str, exact: bool
+) -> None:
+    from testbed.learning.checkpoint import weights_sha256
+    from testbed.learning.keep import save_checkpoint
+
+    overrides = {
+        "learning.mode": "u-shaped",
+        "learning.samples_per_round": "32",
+        "learning.local_epochs": "3",  # with B = 0 a first step leaves A as it is, everywhere
+        "learning.learning_rate": "0.01",
+        "learning.lora_average": rule,
+        "learning.optimiser_state": moments,
+    }
+    result = simulate("onboard", overrides)
+    assert result["verdict"] == "valid"
+    assert weights_sha256(save_checkpoint(result["plan"].scenario, result["weights"], tmp_path)) == _digests(result)[-1]
+    deviations = [e["average_deviation"] for e in result["events"] if e["kind"] == "round_finished"]
+    assert len(deviations) == 2
+    assert all(0 < deviation < 1e-6 if exact else deviation > 1e-3 for deviation in deviations)
+    # What goes round the ring: LoRA on query and value of 6 layers, A and B of rank 8 (FFA: B alone), and the head.
+    factors = 6 * 2 * 8 * 384 * (1 if rule == "ffa" else 2)
+    values = (factors + 6 * 385) * (3 if moments == "average" else 1)
+    steps = 6 * 2 * (1 if rule == "ffa" else 2) + 2 if moments == "average" else 0
+    assert result["bytes"]["isl"] == 2 * 8 * 7 * 4 * (values + steps)
 
 
 # -- contacts that are missed ----------------------------------------------------------------------------------------
