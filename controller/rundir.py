@@ -4,6 +4,7 @@ runs/<UTC time>-<scenario>-<id>/
     scenario.yaml        the scenario as given          resolved.yaml    with every default and override
     contact_plan.csv     all contacts                   links/<node>.json  each node's link plan
     prediction.json      what every round should take
+    partition.json       samples per class on every satellite
     certificate.json     what the links were proved to be
     events.jsonl         every event, one JSON object a line           journal.sqlite  decisions
     metrics.jsonl        metrics after every round      manifest.json    with what it was made
@@ -32,6 +33,7 @@ SCENARIO = "scenario.yaml"
 RESOLVED = "resolved.yaml"
 CONTACT_PLAN = "contact_plan.csv"
 PREDICTION = "prediction.json"
+PARTITION = "partition.json"
 LINKS = "links"
 CERTIFICATE = "certificate.json"
 EVENTS = "events.jsonl"
@@ -128,7 +130,8 @@ class RunDirectory:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_plan(self, plan: MissionPlan) -> None:
-        """What is known before the run: scenario as given and resolved, contact plan, link plans."""
+        """What is known before the run: scenario as given and resolved, contact plan, link plans, who holds what."""
+        from testbed.learning.placement import histogram
         from testbed.orbit.contact_plan import write_csv
         from testbed.scenario import dump_scenario
 
@@ -136,6 +139,7 @@ class RunDirectory:
         self.write_text(RESOLVED, dump_scenario(plan.scenario))
         self.write_text(CONTACT_PLAN, write_csv(plan.contacts, plan.scenario.epoch))
         self.write_json(PREDICTION, plan.prediction)
+        self.write_json(PARTITION, histogram(plan.scenario, plan.satellites))
         for node, links in plan.link_plans.items():
             self.write_json(f"{LINKS}/{node}.json", {**links.to_dict(), "sha256": links.digest()})
 

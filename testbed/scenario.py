@@ -151,9 +151,12 @@ class Scenario(Settings):
     text: str = ""
     overridden: tuple[str, ...] = ()
     """Keys whose values came from flags."""
+    overflown: tuple[int, ...] = ()
+    """Which satellite (by name order) holds each training sample, where that is by ground track. The planner says so:
+    it follows from the orbits, of which boards know nothing."""
 
 
-_NOT_IN_FILE = frozenset({"source", "text", "overridden"})
+_NOT_IN_FILE = frozenset({"source", "text", "overridden", "overflown"})
 
 
 def scenario_names() -> tuple[str, ...]:

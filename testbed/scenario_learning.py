@@ -23,8 +23,11 @@ class LearningSettings(Settings):
 
     model: Literal["minilm"] = "minilm"
     dataset: Annotated[str, Text(_dataset, allowed=_DATASET)] = "landsat"
-    dirichlet_alpha: float = Field(gt=0, le=1e6)
-    """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335)."""
+    partition: Literal["dirichlet", "iid", "by-class", "ground-track"] = "dirichlet"
+    """How samples are shared out over the satellites (``testbed.learning.partition``)."""
+    dirichlet_alpha: float | None = Field(default=None, gt=0, le=1e6)
+    """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335). Needed by
+    partition dirichlet, and of no effect on the others."""
     mode: Literal["head", "u-shaped"] = "head"
     rounds: int = Field(ge=1, le=10_000)
     samples_per_round: int = Field(ge=1, le=10_000_000)

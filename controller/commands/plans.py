@@ -45,6 +45,8 @@ def plan(
     from controller import console
     from controller.flow.comparison import compare_schedulers
     from controller.planner import make_plan
+    from controller.shares import shares_table
+    from testbed.learning.placement import histogram
     from testbed.orbit.sky import open_sky
     from testbed.scenario import blaming
 
@@ -59,10 +61,14 @@ def plan(
         every = scheduler == ALL
         made = make_plan(read, strategy, DEFAULT_SCHEDULER if every else scheduler, sky)
         compared = compare_schedulers(made) if every else []
+        shares = histogram(made.scenario, made.satellites)
     if format_ is Format.JSON:
-        console.emit_json(console.plan_document(made) | ({"flow": console.flow_rows(compared)} if every else {}))
+        flow = {"flow": console.flow_rows(compared)} if every else {}
+        console.emit_json(console.plan_document(made) | {"partition": shares} | flow)
     else:
-        console.emit(*console.plan_tables(made), *([console.flow_table(compared)] if every else []))
+        head, *tables = console.plan_tables(made)
+        flow_table = [console.flow_table(compared)] if every else []
+        console.emit(head, shares_table(shares), "", *tables, *flow_table)
 
 
 @command
