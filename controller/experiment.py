@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 import sys
 import threading
@@ -11,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from controller.checkpoints import Checkpoints
 from controller.journal import Journal
 from controller.rundir import METRICS, RunDirectory
 from controller.verdict import with_host
 from testbed import manifest, registry
-from testbed.errors import BugError, ScenarioError, SkyrackError
+from testbed.errors import ScenarioError, SkyrackError
 from testbed.metrics import Metrics
 from testbed.mission import MissionPlan
 from testbed.rack.base import Job, Rack
@@ -76,10 +76,14 @@ def run_experiment(
     begun = time.monotonic()
     directory.write_plan(plan)
     metrics = Metrics()
+    about = {"strategy": plan.strategy, "scheduler": choice.scheduler, "rack": rack.name, "run": directory.name}
+    checkpoints = Checkpoints(directory, plan, about)
     job = Job(directory.run_id, plan, directory.path, plan.strategy, choice.scheduler, MISSION)
     with Journal(directory.path / "journal.sqlite", directory.run_id) as journal:
 
         def record(event: Event) -> None:
+            if event["kind"] == "weights":
+                event = checkpoints.keep(event)
             event = {**event, "real_s": round(time.monotonic() - begun, 4)}
             if event["kind"] == "certificate":
                 directory.write_json("certificate.json", event["rows"])
@@ -97,21 +101,15 @@ def run_experiment(
             raise
     outcome = with_host(outcome)
     outcome["real_time_s"] = time.monotonic() - begun
+    outcome["checkpoints"] = checkpoints.finish(outcome["accuracy"]["after"])
     return _keep(directory, plan, rack, choice, outcome)
 
 
 def _keep(
     directory: RunDirectory, plan: MissionPlan, rack: Rack, choice: Choice, outcome: dict[str, Any]
 ) -> dict[str, Any]:
-    from testbed.learning.checkpoint import weights_sha256
-    from testbed.learning.keep import save_checkpoint
-
     scenario = plan.scenario
-    weights = outcome.pop("weights")
-    packed = base64.b64decode(weights) if isinstance(weights, str) else weights
-    state = save_checkpoint(scenario, packed, directory.path / "checkpoint")
-    if weights_sha256(state) != outcome["weights_sha256"]:
-        raise BugError("the kept weights are not those that the satellites reported")
+    del outcome["weights"]  # the last checkpoint has them
     facts = outcome.pop("facts")
     certificate = directory.read_json("certificate.json")
     directory.write_json("manifest.json", manifest.collect(scenario, facts=facts, run=directory.run_id))

@@ -8,7 +8,7 @@ runs/<UTC time>-<scenario>-<id>/
     certificate.json     what the links were proved to be
     events.jsonl         every event, one JSON object a line           journal.sqlite  decisions
     metrics.jsonl        metrics after every round      manifest.json    with what it was made
-    checkpoint/          head.safetensors (and the adapter)
+    checkpoint-<round>/  weights after a round, with a model card
     result.json          the figures                    report.html      the same for people
 """
 
@@ -39,7 +39,6 @@ CERTIFICATE = "certificate.json"
 EVENTS = "events.jsonl"
 JOURNAL = "journal.sqlite"
 METRICS = "metrics.jsonl"
-CHECKPOINT = "checkpoint"
 MANIFEST = "manifest.json"
 RESULT = "result.json"
 REPORT = "report.html"
@@ -118,7 +117,7 @@ class RunDirectory:
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return path
 
     def write_text(self, name: str, text: str) -> Path:
@@ -187,7 +186,7 @@ def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in (SCENARIO, EVENTS, RESULT))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable: the folder is what holds the name."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

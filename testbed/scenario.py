@@ -114,6 +114,13 @@ class TransferSettings(Settings):
     deadline_s: float | None = Field(default=None, gt=0, le=MAX_DURATION_S)
 
 
+class OutputSettings(Settings):
+    """What a run leaves beside its figures."""
+
+    save_total_limit: int | None = Field(default=None, ge=1)
+    """Checkpoints that are kept: the last ones, and the best if this is more than 1. All where it is not given."""
+
+
 class Scenario(Settings):
     """One experiment. ``source`` is the path it was read from, ``text`` the file as given."""
 
@@ -145,6 +152,7 @@ class Scenario(Settings):
     learning: LearningSettings
     devices: DeviceSettings
     rack: RackSettings = RackSettings()
+    output: OutputSettings = OutputSettings()
     chunk_bytes: int = Field(default=131_072, ge=1_024, le=16 * 2**20)
     """Size of the pieces that bulk tensors travel in."""
     source: str = ""

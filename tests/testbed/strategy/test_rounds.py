@@ -154,7 +154,7 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
 
     from testbed.learning import minilm
     from testbed.learning.checkpoint import weights_sha256
-    from testbed.learning.keep import save_checkpoint
+    from testbed.learning.keep import Keeper
 
     overrides = {
         "learning.mode": "u-shaped",
@@ -164,7 +164,8 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
     }
     result = simulate("onboard", overrides)
     assert result["verdict"] == "valid"
-    state = save_checkpoint(result["plan"].scenario, result["weights"], tmp_path)
+    tmp_path = tmp_path / "checkpoint-1"
+    state = Keeper(result["plan"].scenario).save(result["weights"], tmp_path, {})
     assert weights_sha256(state) == result["weights_sha256"]
     base = AutoModel.from_pretrained(minilm.model_folder(), add_pooling_layer=False)
     PeftModel.from_pretrained(base, tmp_path)  # a missing or unexpected tensor would be a warning, and so an error
