@@ -36,13 +36,18 @@ class Choice:
 
 
 def choose_rack(choice: Choice, stop: threading.Event | None = None) -> Rack:
-    """The rack by name; ``auto`` is the local one on x86-64 Linux, which has a guest kernel, else the simulated one."""
+    """The rack by name."""
+    return _RACKS[rack_name(choice)](choice, stop)
+
+
+def rack_name(choice: Choice) -> str:
+    """Which rack it is; ``auto`` is the local one on x86-64 Linux, which has a guest kernel, else the simulated one."""
     name = choice.rack
     if name == "auto":
         name = "local" if sys.platform == "linux" and platform.machine() == "x86_64" else "simulated"
     if name not in _RACKS:
         raise ScenarioError("no such rack", where="flags", field="--rack", found=name, allowed=", ".join(_RACKS))
-    return _RACKS[name](choice, stop)
+    return name
 
 
 def _simulated(choice: Choice, stop: threading.Event | None) -> Rack:

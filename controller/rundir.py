@@ -42,11 +42,14 @@ METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
 RESULT = "result.json"
 REPORT = "report.html"
+SWEEP = "sweep.json"
+"""In the folder around the runs of one scenario with several seeds (``controller.sweep``)."""
+SEED_PREFIX = "seed-"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One run's folder. ``name`` is its last part, ``run_id`` the random end of that."""
+    """One run's folder. ``name`` is its last part, in a sweep the last two; ``run_id`` the random end of that."""
 
     path: Path
 
@@ -91,13 +94,15 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.resolve().name
+        """The folder's name, below its sweep's."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if (path.parent / SWEEP).is_file() else path.name
 
     @property
     def run_id(self) -> str:
-        """What tells this run from all others."""
-        return self.name.rpartition("-")[2]
+        """What tells this run from all others: of one in a sweep the sweep's id, s and the seed."""
+        outer, _, seed = self.name.rpartition(f"/{SEED_PREFIX}")
+        return f"{outer.rpartition('-')[2]}s{seed}" if outer else self.name.rpartition("-")[2]
 
     def file(self, name: str) -> Path:
         """The path of one of its files."""
@@ -174,12 +179,24 @@ class RunDirectory:
 
 
 def list_runs(parent: Path) -> tuple[RunDirectory, ...]:
-    """The runs in a folder, oldest first."""
+    """The runs in a folder, oldest first; those of a sweep by seed, where the sweep stands."""
+    return tuple(
+        RunDirectory(path) for top in list_top(parent) for path in ([top] if _is_run(top) else _seed_folders(top))
+    )
+
+
+def list_top(parent: Path) -> tuple[Path, ...]:
+    """The folders of runs and of sweeps, oldest first."""
     try:
-        paths = sorted(path for path in parent.iterdir() if path.is_dir() and _is_run(path))
+        paths = sorted(path for path in parent.iterdir() if path.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    return tuple(RunDirectory(path) for path in paths)
+    return tuple(path for path in paths if _is_run(path) or (path / SWEEP).is_file())
+
+
+def _seed_folders(sweep: Path) -> list[Path]:
+    seeds = {path: path.name.removeprefix(SEED_PREFIX) for path in sweep.iterdir() if _is_run(path)}
+    return sorted((path for path, seed in seeds.items() if seed.isdecimal()), key=lambda path: int(seeds[path]))
 
 
 def _is_run(path: Path) -> bool:
