@@ -13,6 +13,7 @@ from typing import Any, Literal
 from controller.checkpoints import Checkpoints
 from controller.journal import Journal
 from controller.rundir import METRICS, RunDirectory
+from controller.trackers import FAILED, Trackers, figures_of, settings_of
 from controller.verdict import with_host
 from testbed import manifest, registry
 from testbed.errors import ScenarioError, SkyrackError
@@ -98,16 +99,24 @@ def run_experiment(
             journal.append(event)
             directory.append_event(event)
             on_event(event)
+            if event["kind"] == "round_finished":
+                trackers.round_finished(event)
 
+        trackers = Trackers(plan, directory.name, directory.path, record)
+        trackers.start(settings_of(plan, about))
         try:
             outcome = rack.run(job, record)
-        except SkyrackError as error:
-            record({"kind": "failed", "node": "controller", "mission_s": 0.0, "error": str(error)})
+        except BaseException as error:
+            if isinstance(error, SkyrackError):
+                record({"kind": "failed", "node": "controller", "mission_s": 0.0, "error": str(error)})
+            trackers.finish({"verdict": FAILED, "error": str(error)})
             raise
-    outcome = with_host(outcome)
-    outcome["real_time_s"] = time.monotonic() - begun
-    outcome["checkpoints"] = checkpoints.finish(outcome["accuracy"]["after"])
-    return _keep(directory, plan, rack, choice, outcome)
+        outcome = with_host(outcome)
+        outcome["real_time_s"] = time.monotonic() - begun
+        outcome["checkpoints"] = checkpoints.finish(outcome["accuracy"]["after"])
+        result = _keep(directory, plan, rack, choice, outcome)
+        trackers.finish(figures_of(result))
+    return result
 
 
 def _keep(

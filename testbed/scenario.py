@@ -119,6 +119,8 @@ class OutputSettings(Settings):
 
     save_total_limit: int | None = Field(default=None, ge=1)
     """Checkpoints that are kept: the last ones, and the best if this is more than 1. All where it is not given."""
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = ()
+    """Experiment trackers (``controller.trackers``); each is an optional package."""
 
 
 class Scenario(Settings):

@@ -71,6 +71,7 @@ def run(
     from controller.experiment import Choice
     from controller.planner import make_plan
     from controller.rundir import RunDirectory
+    from controller.trackers import check_installed
     from testbed.orbit.sky import open_sky
     from testbed.scenario import blaming
 
@@ -78,6 +79,7 @@ def run(
     with stoppable() as stop:
         read = read_scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds)
         with blaming(read):
+            check_installed(read.output.report_to)
             sky = open_sky(read)
             warn(sky.orbits.warnings)
 

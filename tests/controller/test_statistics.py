@@ -45,13 +45,14 @@ def test_there_are_no_other_quantiles(probability: float, freedom: int) -> None:
 
 
 def test_students_own_example() -> None:
-    """Hours of sleep gained (Cushny and Peebles 1905, in Student 1908, p. 20); the interval is what R's t.test prints."""
+    """Hours of sleep gained (Cushny and Peebles 1905, in Student 1908); the interval is what R's t.test prints."""
     gained = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
     found = estimate(gained)
     assert found is not None and found.n == 10
     assert found.mean == pytest.approx(1.58)
     assert found.deviation == pytest.approx(1.23, abs=0.005)
-    assert (found.low, found.high) == (pytest.approx(0.7001142, abs=1e-6), pytest.approx(2.4598858, abs=1e-6))
+    assert found.low == pytest.approx(0.7001142, abs=1e-6)
+    assert found.high == pytest.approx(2.4598858, abs=1e-6)
 
 
 def test_ninety_five_of_a_hundred_intervals_hold_the_mean() -> None:
@@ -97,4 +98,5 @@ def test_a_paired_ratio_by_hand() -> None:
     assert found is not None
     assert found.mean == pytest.approx(4.0)
     half = 12.706204736 * math.log(4) / 2
-    assert (found.low, found.high) == (pytest.approx(4 * math.exp(-half)), pytest.approx(4 * math.exp(half)))
+    assert found.low == pytest.approx(4 * math.exp(-half))
+    assert found.high == pytest.approx(4 * math.exp(half))

@@ -38,7 +38,7 @@ def make_sweep(tmp_path: Path, make_run: MakeRun) -> MakeSweep:
     """``make_sweep([dict of make_run's arguments, or None for a seed that never began, ...])``."""
 
     def make(seeds: Sequence[dict[str, Any] | None], **terms: str) -> Sweep:
-        sweep = Sweep.create(tmp_path, _terms(**terms), seeds_from(1, len(seeds)), 0.85)
+        sweep = Sweep.create(tmp_path, _terms(None, **terms), seeds_from(1, len(seeds)), 0.85)
         for seed, arguments in enumerate(seeds, start=1):
             if arguments is not None:
                 run = make_run(**{"seed": seed, **arguments})
@@ -210,8 +210,8 @@ def test_the_page_links_every_seed(make_sweep: MakeSweep) -> None:
 # -- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def _sides(tmp_path: Path, *sweeps: Sweep) -> list[Side]:
-    return [Side.find(sweep.name, tmp_path) for sweep in sweeps]
+def _sides(tmp_path: Path, first: Sweep, second: Sweep) -> tuple[Side, Side]:
+    return Side.find(first.name, tmp_path), Side.find(second.name, tmp_path)
 
 
 def test_a_ratio_is_paired_by_seed(make_sweep: MakeSweep, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_ratio_is_paired_by_seed(make_sweep: MakeSweep, tmp_path: Path) -> Non
     # Times differ a hundredfold between seeds, and their ratio by nothing.
     found = compare_sides(*_sides(tmp_path, first, second), 0.85).ratio
     assert found is not None and found.n == 3
-    assert (found.mean, found.low, found.high) == (pytest.approx(2.0), pytest.approx(2.0), pytest.approx(2.0))
+    assert [found.mean, found.low, found.high] == pytest.approx([2.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize(
