@@ -93,16 +93,22 @@ class RunDirectory:
         )
 
     @property
+    def sweep(self) -> str | None:
+        """The name of the sweep that this run is a seed of."""
+        outer = self.path.resolve().parent
+        return outer.name if (outer / SWEEP).is_file() else None
+
+    @property
     def name(self) -> str:
         """The folder's name, below its sweep's."""
-        path = self.path.resolve()
-        return f"{path.parent.name}/{path.name}" if (path.parent / SWEEP).is_file() else path.name
+        name = self.path.resolve().name
+        return f"{self.sweep}/{name}" if self.sweep else name
 
     @property
     def run_id(self) -> str:
         """What tells this run from all others: of one in a sweep the sweep's id, s and the seed."""
-        outer, _, seed = self.name.rpartition(f"/{SEED_PREFIX}")
-        return f"{outer.rpartition('-')[2]}s{seed}" if outer else self.name.rpartition("-")[2]
+        own = self.name.rpartition("-")[2]
+        return f"{self.sweep.rpartition('-')[2]}s{own}" if self.sweep else own
 
     def file(self, name: str) -> Path:
         """The path of one of its files."""

@@ -29,7 +29,7 @@ from controller.commands.options import (
     read_scenario,
     warn,
 )
-from testbed.errors import Interrupted, RunError
+from testbed.errors import FlowError, Interrupted, RunError, SkyrackError
 from testbed.registry import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
@@ -164,18 +164,19 @@ def _run_sweep(
     from controller.rundir import REPORT
     from controller.summary import summary_tables, write_summary
 
-    failed: list[RunError] = []
+    failed: list[SkyrackError] = []
     with sweep.held():
         sys.stderr.write(f"skyrack: {sweep.path}: {len(plans)} of {len(sweep.seeds)} seeds to run\n")
         for seed, plan in plans.items():
-            if stop.is_set():
-                raise Interrupted(f"stopped; --resume {sweep.path} goes on")
             if sweep.finished(seed):
                 continue  # by another process, while this one was planning
             sys.stderr.write(f"skyrack: seed {seed}\n")
             try:
                 _run_one(plan, sweep.begin(seed), choice, stop)
-            except RunError as error:
+            except (Interrupted, KeyboardInterrupt):
+                sys.stderr.write(f"skyrack: the same command with --resume {sweep.path} goes on from here\n")
+                raise
+            except (RunError, FlowError) as error:
                 sys.stderr.write(f"skyrack: seed {seed}: {error}\n")
                 failed.append(error)
         for run in (sweep.run(seed) for seed in sweep.seeds if sweep.finished(seed)):

@@ -254,6 +254,30 @@ def test_seeds_without_a_counterpart_are_named(make_sweep: MakeSweep, make_run: 
 # -- by the command line ----------------------------------------------------------------------------------------------
 
 
+def test_reports_comparisons_and_lists_know_sweeps(make_sweep: MakeSweep, make_run: MakeRun, tmp_path: Path) -> None:
+    one, two = make_sweep([{}, {}]), make_sweep([{"round_s": 20.0}] * 2, strategy="onboard")
+    lone = make_run(seed=2, round_s=5.0)
+
+    def told(*arguments: str) -> Any:
+        words = [sys.executable, "-c", PROGRAM, *arguments, "--runs-dir", str(tmp_path)]
+        table = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
+        given = subprocess.run([*words, "--format", "json"], capture_output=True, text=True, timeout=120, check=True)
+        return table, json.loads(given.stdout)
+
+    table, document = told("compare", one.name, two.name, "--accuracy", "0.8")
+    assert document["ratio"]["n"] == 2 and document["ratio"]["mean"] == pytest.approx(2.0)
+    assert "ratio: 2.000 (second over first), 95% interval 2.000 to 2.000 (paired by seed" in table
+    table, document = told("compare", lone.name, one.name, "--accuracy", "0.8")
+    assert document["ratio"]["mean"] == pytest.approx(2.0) and document["ratio"]["low"] is None
+    assert "ratio: 2.000 (second over first, n = 1)" in table and "seed 1 has no counterpart" in table
+    table, document = told("report", two.name)
+    assert document["sweep"] == two.name and document["time_to_accuracy_s"]["mean"] == 60.0
+    assert "mission time to 0.85 validation: 60.00 s" in table and (two.path / "report.html").is_file()
+    table, rows = told("runs")
+    assert [(row["sweep"], row["seed"]) for row in rows if row["sweep"] == one.name] == [(one.name, 1), (one.name, 2)]
+    assert [row["sweep"] for row in rows if row["run"] == lone.name] == [None]
+
+
 def _command(small_landsat: Path, *flags: str) -> list[str]:
     small = {
         "learning.dataset": small_landsat,
