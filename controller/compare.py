@@ -65,14 +65,21 @@ class Comparison:
         return None if None in digests else digests[0] == digests[1]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know before quoting the ratio."""
-        notes = [f"{name}: no ratio, its timing is not to be believed" for name in self.disbelieved]
+    def missed(self) -> tuple[str, ...]:
+        """Which of the two never reached the accuracy, and how near they came."""
+        missed = []
         for run, reached_s in zip((self.first, self.second), self.times_s, strict=True):
             if reached_s is None:
                 best = max((point.validation_accuracy for point in run.rounds), default=None)
                 reached = f"the best was {best:.4f}" if best is not None else "it finished no round"
-                notes.append(f"{run.run.name} never reached {self.accuracy:g}: {reached}")
+                missed.append(f"{run.run.name} never reached {self.accuracy:g}: {reached}")
+        return tuple(missed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know before quoting the ratio."""
+        notes = [f"{name}: no ratio, its timing is not to be believed" for name in self.disbelieved]
+        notes += self.missed
         notes += [f"differs beside the strategy: {difference}" for difference in self.differences]
         if self.ratio is not None:
             notes.append("one run each: no interval; repeat with other seeds before claiming anything")
@@ -91,11 +98,16 @@ class Comparison:
 
 def compare(first: RunFigures, second: RunFigures, accuracy: float) -> Comparison:
     """Two runs by the mission time to a validation accuracy in (0, 1]."""
+    return Comparison(first, second, check_accuracy(accuracy))
+
+
+def check_accuracy(accuracy: float) -> float:
+    """The accuracy, or a ScenarioError if it is none."""
     if not 0 < accuracy <= 1:
         raise ScenarioError(
             "not an accuracy", where="flags", field="--accuracy", found=accuracy, allowed="more than 0, at most 1"
         )
-    return Comparison(first, second, accuracy)
+    return accuracy
 
 
 def _row(run: RunFigures, reached_s: float | None) -> dict[str, Any]:

@@ -351,6 +351,7 @@ def result_table(result: Mapping[str, Any]) -> Iterator[Any]:
         ),
         *((f"{name} device", source) for name, source in result.get("devices", {}).items()),
         ("weights", str(result["weights_sha256"])),
+        ("checkpoints", "last {last}, best {best}".format_map(result["checkpoints"])),
     ]
     yield _table("Result", ("", " "), rows)
 
@@ -382,6 +383,7 @@ def run_row(figures: RunFigures) -> dict[str, Any]:
     result = figures.result
     return {
         "run": figures.run.name,
+        "sweep": figures.run.sweep,
         "strategy": result.get("strategy"),
         "rack": result.get("rack"),
         "seed": result.get("seed"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 import sys
 import threading
@@ -11,16 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from controller.checkpoints import Checkpoints
 from controller.journal import Journal
 from controller.rundir import METRICS, RunDirectory
+from controller.trackers import FAILED, Trackers, figures_of, settings_of
 from controller.verdict import with_host
 from testbed import manifest, registry
-from testbed.errors import BugError, ScenarioError, SkyrackError
+from testbed.errors import ScenarioError, SkyrackError
 from testbed.metrics import Metrics
 from testbed.mission import MissionPlan
 from testbed.rack.base import Job, Rack
 from testbed.registry import DEFAULT_SCHEDULER
-from testbed.strategy.base import EVERYBODY
 
 MISSION = "controller.runner:fly"
 INSIDE = ("-m", "controller.inside")
@@ -37,13 +37,18 @@ class Choice:
 
 
 def choose_rack(choice: Choice, stop: threading.Event | None = None) -> Rack:
-    """The rack by name; ``auto`` is the local one on x86-64 Linux, which has a guest kernel, else the simulated one."""
+    """The rack by name."""
+    return _RACKS[rack_name(choice)](choice, stop)
+
+
+def rack_name(choice: Choice) -> str:
+    """Which rack it is; ``auto`` is the local one on x86-64 Linux, which has a guest kernel, else the simulated one."""
     name = choice.rack
     if name == "auto":
         name = "local" if sys.platform == "linux" and platform.machine() == "x86_64" else "simulated"
     if name not in _RACKS:
         raise ScenarioError("no such rack", where="flags", field="--rack", found=name, allowed=", ".join(_RACKS))
-    return _RACKS[name](choice, stop)
+    return name
 
 
 def _simulated(choice: Choice, stop: threading.Event | None) -> Rack:
@@ -77,10 +82,14 @@ def run_experiment(
     begun = time.monotonic()
     directory.write_plan(plan)
     metrics = Metrics()
+    about = {"strategy": plan.strategy, "scheduler": choice.scheduler, "rack": rack.name, "run": directory.name}
+    checkpoints = Checkpoints(directory, plan, about)
     job = Job(directory.run_id, plan, directory.path, plan.strategy, choice.scheduler, MISSION)
     with Journal(directory.path / "journal.sqlite", directory.run_id) as journal:
 
         def record(event: Event) -> None:
+            if event["kind"] == "weights":
+                event = checkpoints.keep(event)
             event = {**event, "real_s": round(time.monotonic() - begun, 4)}
             if event["kind"] == "certificate":
                 directory.write_json("certificate.json", event["rows"])
@@ -90,31 +99,31 @@ def run_experiment(
             journal.append(event)
             directory.append_event(event)
             on_event(event)
+            if event["kind"] == "round_finished":
+                trackers.round_finished(event)
 
+        trackers = Trackers(plan, directory.name, directory.path, record)
+        trackers.start(settings_of(plan, about))
         try:
             outcome = rack.run(job, record)
-        except SkyrackError as error:
-            record({"kind": "failed", "node": "controller", "mission_s": 0.0, "error": str(error)})
+        except BaseException as error:
+            if isinstance(error, SkyrackError):
+                record({"kind": "failed", "node": "controller", "mission_s": 0.0, "error": str(error)})
+            trackers.finish({"verdict": FAILED, "error": str(error)})
             raise
-    outcome = with_host(outcome)
-    outcome["real_time_s"] = time.monotonic() - begun
-    return _keep(directory, plan, rack, choice, outcome)
+        outcome = with_host(outcome)
+        outcome["real_time_s"] = time.monotonic() - begun
+        outcome["checkpoints"] = checkpoints.finish(outcome["accuracy"]["after"])
+        result = _keep(directory, plan, rack, choice, outcome)
+        trackers.finish(figures_of(result))
+    return result
 
 
 def _keep(
     directory: RunDirectory, plan: MissionPlan, rack: Rack, choice: Choice, outcome: dict[str, Any]
 ) -> dict[str, Any]:
-    from testbed.learning.checkpoint import weights_sha256
-    from testbed.learning.keep import save_checkpoint
-
     scenario = plan.scenario
-    weights = outcome.pop("weights")
-    models = {name: base64.b64decode(w) if isinstance(w, str) else w for name, w in weights.items()}
-    for name, packed in models.items():
-        folder = directory.path / "checkpoint"
-        state = save_checkpoint(scenario, packed, folder if name == EVERYBODY else folder / name)
-        if name == EVERYBODY and weights_sha256(state) != outcome["weights_sha256"]:
-            raise BugError("the kept weights are not those that the satellites reported")
+    del outcome["weights"]  # the last checkpoint has them
     facts = outcome.pop("facts")
     certificate = directory.read_json("certificate.json")
     directory.write_json("manifest.json", manifest.collect(scenario, facts=facts, run=directory.run_id))

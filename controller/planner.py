@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from controller.flow.chunks import ChunkPlanner
+from controller.ground_track import least_distances_km
 from testbed import registry
 from testbed.errors import LinkError, ScenarioError
+from testbed.learning import placement
 from testbed.link.capacity import check_capacity, concurrent_rate_bps
 from testbed.link.network import compile_network
 from testbed.mission import MissionPlan
@@ -36,7 +38,7 @@ def make_plan(
     check_capacity(network.link_plans, scenario.ground.name, scenario.rack.capacity_bps)
     peak_bps, peak_at_s, _ = concurrent_rate_bps(network.link_plans, scenario.ground.name)
     plan = MissionPlan(
-        scenario=scenario,
+        scenario=_overflown(scenario, sky),
         rings=planes,
         stations=tuple(station.slug for station in scenario.stations),
         contacts=network.contacts,
@@ -50,6 +52,16 @@ def make_plan(
     chosen.check_plan(plan)
     prediction = predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
     return replace(plan, prediction=prediction)
+
+
+def _overflown(scenario: Scenario, sky: Sky) -> Scenario:
+    """The scenario with who flies over which sample, where that is how samples are shared out."""
+    if scenario.learning.partition != "ground-track":
+        return scenario
+    places_deg = placement.training_places(scenario)
+    names = sorted(sky.orbits.motion.names)
+    distances_km = least_distances_km(sky.orbits.motion, names, places_deg, scenario.duration_s)
+    return scenario.model_copy(update={"overflown": placement.overflown(scenario, names, distances_km)})
 
 
 def _check_names(plan: MissionPlan) -> None:

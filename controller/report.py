@@ -15,6 +15,7 @@ from controller.charts import Bar, Point, clock_text
 from controller.figures import RunFigures, merged, read_figures
 from controller.pieces import STYLE, cell, details, section, table
 from controller.rundir import RunDirectory
+from controller.shares import shares_section
 
 _STATES = {"wait": "waits", "compute": "computes", "transfer": "sends"}
 """What a timeline shows, in the order it is painted."""
@@ -35,6 +36,7 @@ def page(figures: RunFigures) -> str:
         _verdict(figures),
         _accuracy(figures),
         _averaging(figures),
+        shares_section(figures.run.read_json(rundir.PARTITION)),
         _timeline(figures),
         _traffic(figures),
         _prediction(figures),

@@ -4,10 +4,11 @@ runs/<UTC time>-<scenario>-<id>/
     scenario.yaml        the scenario as given          resolved.yaml    with every default and override
     contact_plan.csv     all contacts                   links/<node>.json  each node's link plan
     prediction.json      what every round should take
+    partition.json       samples per class on every satellite
     certificate.json     what the links were proved to be
     events.jsonl         every event, one JSON object a line           journal.sqlite  decisions
     metrics.jsonl        metrics after every round      manifest.json    with what it was made
-    checkpoint/          head.safetensors (and the adapter)
+    checkpoint-<round>/  weights after a round, with a model card
     result.json          the figures                    report.html      the same for people
 """
 
@@ -32,20 +33,23 @@ SCENARIO = "scenario.yaml"
 RESOLVED = "resolved.yaml"
 CONTACT_PLAN = "contact_plan.csv"
 PREDICTION = "prediction.json"
+PARTITION = "partition.json"
 LINKS = "links"
 CERTIFICATE = "certificate.json"
 EVENTS = "events.jsonl"
 JOURNAL = "journal.sqlite"
 METRICS = "metrics.jsonl"
-CHECKPOINT = "checkpoint"
 MANIFEST = "manifest.json"
 RESULT = "result.json"
 REPORT = "report.html"
+SWEEP = "sweep.json"
+"""In the folder around the runs of one scenario with several seeds (``controller.sweep``)."""
+SEED_PREFIX = "seed-"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One run's folder. ``name`` is its last part, ``run_id`` the random end of that."""
+    """One run's folder. ``name`` is its last part, in a sweep the last two; ``run_id`` the random end of that."""
 
     path: Path
 
@@ -89,14 +93,22 @@ class RunDirectory:
         )
 
     @property
+    def sweep(self) -> str | None:
+        """The name of the sweep that this run is a seed of."""
+        outer = self.path.resolve().parent
+        return outer.name if (outer / SWEEP).is_file() else None
+
+    @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.resolve().name
+        """The folder's name, below its sweep's."""
+        name = self.path.resolve().name
+        return f"{self.sweep}/{name}" if self.sweep else name
 
     @property
     def run_id(self) -> str:
-        """What tells this run from all others."""
-        return self.name.rpartition("-")[2]
+        """What tells this run from all others: of one in a sweep the sweep's id, s and the seed."""
+        own = self.name.rpartition("-")[2]
+        return f"{self.sweep.rpartition('-')[2]}s{own}" if self.sweep else own
 
     def file(self, name: str) -> Path:
         """The path of one of its files."""
@@ -116,7 +128,7 @@ class RunDirectory:
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return path
 
     def write_text(self, name: str, text: str) -> Path:
@@ -128,7 +140,8 @@ class RunDirectory:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_plan(self, plan: MissionPlan) -> None:
-        """What is known before the run: scenario as given and resolved, contact plan, link plans."""
+        """What is known before the run: scenario as given and resolved, contact plan, link plans, who holds what."""
+        from testbed.learning.placement import histogram
         from testbed.orbit.contact_plan import write_csv
         from testbed.scenario import dump_scenario
 
@@ -136,6 +149,7 @@ class RunDirectory:
         self.write_text(RESOLVED, dump_scenario(plan.scenario))
         self.write_text(CONTACT_PLAN, write_csv(plan.contacts, plan.scenario.epoch))
         self.write_json(PREDICTION, plan.prediction)
+        self.write_json(PARTITION, histogram(plan.scenario, plan.satellites))
         for node, links in plan.link_plans.items():
             self.write_json(f"{LINKS}/{node}.json", {**links.to_dict(), "sha256": links.digest()})
 
@@ -171,19 +185,31 @@ class RunDirectory:
 
 
 def list_runs(parent: Path) -> tuple[RunDirectory, ...]:
-    """The runs in a folder, oldest first."""
+    """The runs in a folder, oldest first; those of a sweep by seed, where the sweep stands."""
+    return tuple(
+        RunDirectory(path) for top in list_top(parent) for path in ([top] if _is_run(top) else _seed_folders(top))
+    )
+
+
+def list_top(parent: Path) -> tuple[Path, ...]:
+    """The folders of runs and of sweeps, oldest first."""
     try:
-        paths = sorted(path for path in parent.iterdir() if path.is_dir() and _is_run(path))
+        paths = sorted(path for path in parent.iterdir() if path.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    return tuple(RunDirectory(path) for path in paths)
+    return tuple(path for path in paths if _is_run(path) or (path / SWEEP).is_file())
+
+
+def _seed_folders(sweep: Path) -> list[Path]:
+    seeds = {path: path.name.removeprefix(SEED_PREFIX) for path in sweep.iterdir() if _is_run(path)}
+    return sorted((path for path, seed in seeds.items() if seed.isdecimal()), key=lambda path: int(seeds[path]))
 
 
 def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in (SCENARIO, EVENTS, RESULT))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable: the folder is what holds the name."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -167,6 +167,10 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         )
         memberships.append((desk.attempt, desk.memberships()))
         desk.journal("round_finished", **rounds[-1])
+        # Beside the observers: it is of the host's concern, which keeps the weights and makes a checkpoint of it.
+        record(
+            {"kind": "weights", "node": "controller", "mission_s": desk.now(), **rounds[-1], "weights": dict(models)}
+        )
     failing.cancel()
     await fleet.settle()
     for finished, took_part in zip(rounds, memberships, strict=True):

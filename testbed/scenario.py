@@ -124,6 +124,15 @@ class TransferSettings(Settings):
     deadline_s: float | None = Field(default=None, gt=0, le=MAX_DURATION_S)
 
 
+class OutputSettings(Settings):
+    """What a run leaves beside its figures."""
+
+    save_total_limit: int | None = Field(default=None, ge=1)
+    """Checkpoints that are kept: the last ones, and the best if this is more than 1. All where it is not given."""
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = ()
+    """Experiment trackers (``controller.trackers``); each is an optional package."""
+
+
 class Scenario(Settings):
     """One experiment. ``source`` is the path it was read from, ``text`` the file as given."""
 
@@ -155,15 +164,19 @@ class Scenario(Settings):
     learning: LearningSettings
     devices: DeviceSettings
     rack: RackSettings = RackSettings()
+    output: OutputSettings = OutputSettings()
     chunk_bytes: int = Field(default=131_072, ge=1_024, le=16 * 2**20)
     """Size of the pieces that bulk tensors travel in."""
     source: str = ""
     text: str = ""
     overridden: tuple[str, ...] = ()
     """Keys whose values came from flags."""
+    overflown: tuple[int, ...] = ()
+    """Which satellite (by name order) holds each training sample, where that is by ground track. The planner says so:
+    it follows from the orbits, of which boards know nothing."""
 
 
-_NOT_IN_FILE = frozenset({"source", "text", "overridden"})
+_NOT_IN_FILE = frozenset({"source", "text", "overridden", "overflown"})
 
 
 def scenario_names() -> tuple[str, ...]:

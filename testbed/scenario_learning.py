@@ -71,8 +71,11 @@ class LearningSettings(Settings):
     pooling: Literal["mean", "cls"] = "mean"
     """What a feature is of the last hidden states: their mean over the tokens, or the first token's."""
     dataset: Annotated[str, Text(_dataset, allowed=_DATASET)] = "landsat"
-    dirichlet_alpha: float = Field(gt=0, le=1e6)
-    """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335)."""
+    partition: Literal["dirichlet", "iid", "by-class", "ground-track"] = "dirichlet"
+    """How samples are shared out over the satellites (``testbed.learning.partition``)."""
+    dirichlet_alpha: float | None = Field(default=None, gt=0, le=1e6)
+    """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335). Needed by
+    partition dirichlet, and of no effect on the others."""
     mode: Literal["head", "u-shaped"] = "head"
     split_order: Literal["pooled", "per-satellite"] = "pooled"
     """In mode u-shaped across the cut: who takes an optimiser step. All together on one large batch of ``batch_size``,

@@ -104,7 +104,7 @@ def experiment(
     make_deterministic()
     trainer = Trainer(weights, seed, batch_size)
     names = [f"sat-0-{index}" for index in range(nodes)]
-    shares = dirichlet_partition(trainer.data.train_y, names, trainer.learning.dirichlet_alpha, seed)
+    shares = dirichlet_partition(trainer.data.train_y, names, trainer.learning.dirichlet_alpha or 0.5, seed)
     state = trainer.state()
     for number in range(1, rounds + 1):
         # The rate falls linearly to a tenth: the same for one node and for ten.

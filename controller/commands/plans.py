@@ -51,6 +51,8 @@ def plan(
     from controller.breakeven import balances
     from controller.flow.comparison import compare_schedulers
     from controller.planner import make_plan
+    from controller.shares import shares_table
+    from testbed.learning.placement import histogram
     from testbed.orbit.sky import open_sky
     from testbed.scenario import blaming
 
@@ -66,12 +68,15 @@ def plan(
         made = make_plan(read, strategy, DEFAULT_SCHEDULER if every else scheduler, sky)
         compared = compare_schedulers(made) if every else []
         balanced = {} if break_even is None else balances(made, DEFAULT_SCHEDULER if every else scheduler, break_even)
+        shares = histogram(made.scenario, made.satellites)
     if format_ is Format.JSON:
         flow = {"flow": console.flow_rows(compared)} if every else {}
         found = {"break_even": balanced} if balanced else {}
-        console.emit_json(console.plan_document(made) | flow | found)
+        console.emit_json(console.plan_document(made) | {"partition": shares} | flow | found)
     else:
-        console.emit(*console.plan_tables(made), *([console.flow_table(compared)] if every else []))
+        head, *tables = console.plan_tables(made)
+        flow_table = [console.flow_table(compared)] if every else []
+        console.emit(head, shares_table(shares), "", *tables, *flow_table)
         console.emit(*(break_even_lines(balanced) if balanced else ()))
 
 

@@ -18,19 +18,27 @@ from controller.commands.options import (
 
 @command
 def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: FormatOption = Format.TABLE) -> None:
-    """Build a run's report.html again, and show its head."""
+    """Build a run's report.html again, and show its head; of a run with --seeds what all seeds gave."""
     from controller import console
     from controller.figures import read_figures
     from controller.report import summary, write_report
     from controller.rundir import RunDirectory
+    from controller.summary import summary_tables, write_summary
+    from controller.sweep import Sweep
 
-    directory = RunDirectory.find(run, runs_dir)
-    path = write_report(directory)
-    document = {"report": str(path), **summary(read_figures(directory))}
+    sweep = Sweep.find(run, runs_dir)
+    if sweep is not None:
+        document = write_summary(sweep)
+        tables = summary_tables(document)
+    else:
+        directory = RunDirectory.find(run, runs_dir)
+        path = write_report(directory)
+        document = {"report": str(path), **summary(read_figures(directory))}
+        tables = console.report_lines(str(path), document)
     if format_ is Format.JSON:
         console.emit_json(document)
     else:
-        console.emit(*console.report_lines(str(path), document))
+        console.emit(*tables)
 
 
 @command
@@ -41,18 +49,26 @@ def compare(
     runs_dir: RunsOption = Path("runs"),
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Show two runs side by side, and the mission time each needed to an accuracy."""
+    """Show two runs side by side, and the mission time each needed to an accuracy; of runs with --seeds by seed."""
     from controller import console
     from controller.compare import compare as compared
     from controller.figures import read_figures
+    from controller.pairs import Side, compare_sides, paired_tables
     from controller.rundir import RunDirectory
+    from controller.sweep import Sweep
 
-    both = [read_figures(RunDirectory.find(name, runs_dir)) for name in (first, second)]
-    comparison = compared(both[0], both[1], accuracy)
-    if format_ is Format.JSON:
-        console.emit_json(comparison.to_dict())
+    if any(Sweep.find(name, runs_dir) for name in (first, second)):
+        sides = [Side.find(name, runs_dir) for name in (first, second)]
+        paired = compare_sides(sides[0], sides[1], accuracy)
+        document, tables = paired.to_dict(), paired_tables(paired)
     else:
-        console.emit(*console.comparison_tables(comparison))
+        both = [read_figures(RunDirectory.find(name, runs_dir)) for name in (first, second)]
+        comparison = compared(both[0], both[1], accuracy)
+        document, tables = comparison.to_dict(), console.comparison_tables(comparison)
+    if format_ is Format.JSON:
+        console.emit_json(document)
+    else:
+        console.emit(*tables)
 
 
 @command

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 
 from testbed.learning.ahead import AheadStore
-from testbed.learning.checkpoint import unpack_state, weights_sha256
+from testbed.learning.checkpoint import models_sha256, unpack_state
 from testbed.learning.evaluate import Evaluator
 from testbed.learning.features import Backbone
 from testbed.learning.learners import AdapterLearner, Learner, State, make_learner
@@ -50,10 +48,7 @@ class Appraiser:
 
     def digest(self, models: Mapping[str, bytes]) -> str:
         """SHA-256 of the one model's weights, or over all of them where each satellite has its own."""
-        digests = {name: weights_sha256(unpack_state(packed, self.learner.state)) for name, packed in models.items()}
-        if len(digests) == 1:
-            return next(iter(digests.values()))
-        return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
+        return models_sha256({name: unpack_state(packed, self.learner.state) for name, packed in models.items()})
 
     def _take(self, packed: bytes) -> State:
         self.learner.state = unpack_state(packed, self.learner.state)

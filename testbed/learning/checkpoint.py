@@ -43,6 +43,14 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def models_sha256(models: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """The digest of one model, or over those of several, by whose they are."""
+    digests = {name: weights_sha256(state) for name, state in models.items()}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
+
+
 def pack_state(state: Mapping[str, Tensor]) -> bytes:
     """The values alone, in name order, little-endian: the form in which weights cross a link."""
     return b"".join(_tensor_bytes(state[name]) for name in sorted(state))

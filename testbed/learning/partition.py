@@ -1,4 +1,4 @@
-"""Who holds which samples: hold-out, non-IID partition, the draw of each round, and micro-batches.
+"""Who holds which samples: hold-out, the partition over satellites, the draw of each round, and micro-batches.
 
 All of it follows from the scenario's seed and from nothing else: not from arrival, not from timing.
 """
@@ -16,6 +16,10 @@ from testbed.learning.seeds import random_stream
 
 IndexArray = npt.NDArray[np.int64]
 
+MINIMUM = 16
+"""Samples that every satellite is given at least, however uneven the partition."""
+SHARDS_PER_NODE = 2
+"""Runs of the samples in class order that a satellite gets by class, as in McMahan et al. 2017, section 3."""
 _PARTITION_TRIES = 100
 _DRAW_TRIES = 1_000
 
@@ -39,7 +43,7 @@ def hold_out(n: int, fraction: float, seed: int) -> tuple[IndexArray, IndexArray
 
 
 def dirichlet_partition(
-    labels: npt.NDArray[np.integer], nodes: Sequence[str], alpha: float, seed: int, minimum: int = 16
+    labels: npt.NDArray[np.integer], nodes: Sequence[str], alpha: float, seed: int, minimum: int = MINIMUM
 ) -> dict[str, IndexArray]:
     """Shares out 0..len(labels)-1 so that every class is spread over the nodes as Dirichlet(alpha) says.
 
@@ -48,9 +52,7 @@ def dirichlet_partition(
     ``minimum`` samples; ScenarioError (field learning.dirichlet_alpha) if 100 draws do not give that. Nodes come in
     name order, indices ascending.
     """
-    names = sorted(nodes)
-    if not names or len(set(names)) != len(names):
-        raise ScenarioError("nodes must be named, each once", field="constellation", found=len(names))
+    names = _named(nodes)
     if not (alpha > 0 and np.isfinite(alpha)):
         raise ScenarioError("not a Dirichlet parameter", field="learning.dirichlet_alpha", found=alpha, allowed="> 0")
     stream = random_stream("partition", seed)
@@ -72,6 +74,81 @@ def dirichlet_partition(
         found=alpha,
         allowed="a larger value, fewer satellites or more samples",
     )
+
+
+def iid_partition(
+    labels: npt.NDArray[np.integer], nodes: Sequence[str], seed: int, minimum: int = MINIMUM
+) -> dict[str, IndexArray]:
+    """Shares out 0..len(labels)-1 in one random order, evenly: every node has the same mix but for chance.
+
+    Shares differ by one sample at most. ScenarioError (field learning.partition) where they would be below
+    ``minimum``. Nodes come in name order, indices ascending.
+    """
+    names = _named(nodes)
+    _check_enough(len(labels), names, minimum)
+    order = random_stream("partition-iid", seed).permutation(len(labels))
+    return {name: np.sort(part) for name, part in zip(names, np.array_split(order, len(names)), strict=True)}
+
+
+def class_partition(
+    labels: npt.NDArray[np.integer], nodes: Sequence[str], seed: int, minimum: int = MINIMUM
+) -> dict[str, IndexArray]:
+    """Shares out 0..len(labels)-1 by class: in class order, cut into two equal runs a node, dealt at random.
+
+    Source: McMahan et al. 2017 (arXiv 1602.05629, section 3), the "pathological" non-IID partition: most nodes have
+    two classes. Within a class the order is random. ScenarioError (field learning.partition) where a node would have
+    fewer than ``minimum`` samples. Nodes come in name order, indices ascending.
+    """
+    names = _named(nodes)
+    _check_enough(len(labels), names, minimum)
+    stream = random_stream("partition-by-class", seed)
+    mixed = stream.permutation(len(labels))
+    in_order = mixed[np.argsort(labels[mixed], kind="stable")]
+    runs = np.array_split(in_order, SHARDS_PER_NODE * len(names))
+    dealt = stream.permutation(len(runs)).reshape(len(names), SHARDS_PER_NODE)
+    return {name: np.sort(np.concatenate([runs[run] for run in mine])) for name, mine in zip(names, dealt, strict=True)}
+
+
+def ground_track_partition(
+    distances_km: npt.NDArray[np.floating], nodes: Sequence[str], minimum: int = MINIMUM
+) -> dict[str, IndexArray]:
+    """Shares out 0..n-1 by who flies over what: a sample is held by the node whose ground track comes nearest to it.
+
+    ``distances_km`` [nodes, n] is how near the track of each node, in name order, comes to each sample's place; of two
+    as near the first by name has it. A node left with fewer than ``minimum`` is given those nearest to its own track
+    out of what others have to spare, the neediest node first. ScenarioError (field learning.partition) where there are
+    not ``minimum`` for everybody. Indices are ascending.
+    """
+    names = _named(nodes)
+    _check_enough(distances_km.shape[1], names, minimum)
+    holder = np.argmin(distances_km, axis=0)
+    counts = np.bincount(holder, minlength=len(names))
+    for node in np.argsort(counts, kind="stable"):
+        for sample in np.argsort(distances_km[node], kind="stable"):
+            if counts[node] >= minimum:
+                break
+            if holder[sample] != node and counts[holder[sample]] > minimum:
+                counts[holder[sample]] -= 1
+                counts[node] += 1
+                holder[sample] = node
+    return {name: np.flatnonzero(holder == index) for index, name in enumerate(names)}
+
+
+def _named(nodes: Sequence[str]) -> list[str]:
+    names = sorted(nodes)
+    if not names or len(set(names)) != len(names):
+        raise ScenarioError("nodes must be named, each once", field="constellation", found=len(names))
+    return names
+
+
+def _check_enough(samples: int, names: Sequence[str], minimum: int) -> None:
+    if samples < minimum * len(names):
+        raise ScenarioError(
+            f"{len(names)} satellites cannot have {minimum} samples each",
+            field="learning.partition",
+            found=f"{samples} samples",
+            allowed=f"{minimum * len(names)} samples or more, or fewer satellites",
+        )
 
 
 def draw_round(partition: Mapping[str, IndexArray], count: int, round_index: int, seed: int) -> dict[str, IndexArray]:

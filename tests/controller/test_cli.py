@@ -60,6 +60,12 @@ def test_help_loads_no_library_it_does_not_need(tmp_path: Path) -> None:
         (("plan", "demo", "--break-even", "0"), 2, "break-even"),
         (("calibrate", "--batches", "1"), 2, "2 to 65536"),
         (("calibrate", "--name", "No Name"), 2, "not a name"),
+        (("run", "demo", "--seeds", "0"), 2, "--seeds"),
+        (("run", "demo", "--seeds", "2", "--accuracy", "85"), 2, "at most 1"),
+        (("run", "demo", "--seeds", "2", "--rack", "cloud"), 2, "simulated"),
+        (("run", "demo", "--resume", "nowhere"), 2, "no such sweep"),
+        (("plan", "demo", "--set", "learning.partition=ground-track"), 2, "learning.partition"),
+        (("plan", "demo", "--set", "output.report_to=[tensorbord]"), 2, "did you mean tensorboard"),
         (("plan",), 2, "SCENARIO"),
         (("nonsense",), 2, "nonsense"),
         (("report", "latest"), 2, "no such run"),
@@ -95,6 +101,10 @@ def test_plan_as_json_is_physical(tmp_path: Path) -> None:
     assert {round(link["min_delay_ms"], 1) for link in isl} == {18.1}
     assert plan["capacity"]["peak_rate_bps"] <= plan["capacity"]["allowed_rate_bps"]
     assert plan["predicted_mission_time_s"] == plan["rounds"][-1]["phases"][-1]["end_s"]
+    shares = plan["partition"]
+    assert shares["partition"] == "dirichlet" and len(shares["satellites"]) == 8
+    # Statlog Landsat has 4,435 training samples.
+    assert sum(map(sum, shares["satellites"].values())) + sum(shares["validation"]) == 4435
     for transfer in plan["transfers"]:
         assert (
             transfer["contact_start_s"] <= transfer["start_s"] < transfer["end_s"] <= transfer["contact_end_s"] + 1e-6
@@ -116,7 +126,8 @@ def test_plan_says_where_both_strategies_take_as_long(tmp_path: Path) -> None:
 
 def test_plan_as_a_table_says_the_same(tmp_path: Path) -> None:
     text = skyrack("plan", "demo", "--rounds", "1", cwd=tmp_path).stdout
-    for word in ("Contacts", "svalbard", "Planned transfers", "capacity", "predicted mission time"):
+    shares = ("by satellite and class", "damp grey soil")
+    for word in (*shares, "Contacts", "svalbard", "Planned transfers", "capacity", "predicted mission time"):
         assert word in text
     assert "\x1b" not in text  # no colours into a file
 

@@ -166,3 +166,16 @@ def test_clock_text(seconds: float, text: str) -> None:
 def test_numbers_for_people() -> None:
     assert (percent(None), percent(0.12345)) == ("-", "12.35 %")
     assert (size(999), size(1000), size(2.5e6), size(None)) == ("999 B", "1.00 kB", "2.50 MB", "-")
+
+
+def test_who_holds_what_is_shown(make_run: MakeRun) -> None:
+    run = make_run()
+    assert "Who holds what" not in page(read_figures(run))
+    run.write_json(
+        "partition.json",
+        {"partition": "iid", "classes": ["sea", "sea"], "satellites": {"sat-0-0": [3, 1042]}, "validation": [0, 1]},
+    )
+    text = page(read_figures(run))
+    assert "Who holds what" in text
+    assert "<td>sat-0-0</td><td>3</td><td>1,042</td><td>1,045</td>" in text
+    assert "<th>0 sea</th><th>1 sea</th>" in text

@@ -72,7 +72,7 @@ def test_what_json_has_not_is_refused(tmp_path: Path) -> None:
 
 def test_folders_below_are_made(tmp_path: Path) -> None:
     run = _run(tmp_path)
-    path = run.write_bytes("checkpoint/head.safetensors", b"\0\1")
+    path = run.write_bytes("checkpoint-1/head.safetensors", b"\0\1")
     assert path.read_bytes() == b"\0\1"
 
 

@@ -114,7 +114,8 @@ def test_payloads_explain_what_the_kernel_counted_on_the_wire(local: dict[str, A
 def test_the_run_directory_is_whole(local: dict[str, Any]) -> None:
     names = {
         "scenario.yaml", "resolved.yaml", "contact_plan.csv", "prediction.json", "certificate.json", "events.jsonl",
-        "journal.sqlite", "metrics.jsonl", "manifest.json", "result.json", "report.html", "checkpoint/head.safetensors",
+        "journal.sqlite", "metrics.jsonl", "manifest.json", "result.json", "report.html",
+        "partition.json", "checkpoint-1/head.safetensors", "checkpoint-1/README.md",
     }  # fmt: skip
     assert {name for name in names if not (local["folder"] / name).is_file()} == set()
     events = [json.loads(line) for line in (local["folder"] / "events.jsonl").read_text().splitlines()]

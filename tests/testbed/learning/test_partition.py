@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.errors import ScenarioError
-from testbed.learning.partition import dirichlet_partition, draw_round, hold_out, micro_batches
+from testbed.learning.partition import (
+    SHARDS_PER_NODE,
+    class_partition,
+    dirichlet_partition,
+    draw_round,
+    ground_track_partition,
+    hold_out,
+    iid_partition,
+    micro_batches,
+)
 from testbed.learning.tasks import load_dataset
 
 NODES = [f"sat-0-{index}" for index in range(8)]
@@ -76,6 +87,77 @@ def test_too_few_samples_for_the_minimum_is_an_error_and_not_a_hang() -> None:
     with pytest.raises(ScenarioError, match="fewer than 16 of 100") as caught:
         dirichlet_partition(np.zeros(100, np.uint8), NODES, 0.5, 1)
     assert caught.value.field == "learning.dirichlet_alpha"
+
+
+Share = Callable[[np.ndarray, list[str], int, int], dict[str, np.ndarray]]
+
+
+def _by_distance(labels: np.ndarray, nodes: list[str], seed: int, minimum: int) -> dict[str, np.ndarray]:
+    distances_km = np.random.default_rng(seed).uniform(0, 20_000, (len(nodes), len(labels)))
+    distances_km[0] /= 10  # one that is nearly everywhere first
+    return ground_track_partition(distances_km, nodes, minimum)
+
+
+@pytest.mark.parametrize("share", [iid_partition, class_partition, _by_distance])
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=40, max_size=300),
+    count=st.integers(1, 8),
+    minimum=st.integers(0, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_every_partition_loses_no_sample_and_gives_everybody_enough(
+    share: Share, labels: list[int], count: int, minimum: int, seed: int
+) -> None:
+    classes, nodes = np.array(labels, np.uint8), NODES[:count]
+    parts = share(classes, nodes, seed, minimum)
+    assert list(parts) == nodes
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(classes)))
+    for indices in parts.values():
+        assert len(indices) >= minimum and np.all(np.diff(indices) > 0)
+    again = share(classes, nodes[::-1], seed, minimum)
+    assert all(np.array_equal(parts[node], again[node]) for node in nodes)
+
+
+@pytest.mark.parametrize("share", [iid_partition, class_partition, _by_distance])
+def test_partitions_refuse_what_cannot_be(share: Share) -> None:
+    with pytest.raises(ScenarioError, match="8 satellites cannot have 16 samples each") as caught:
+        share(np.zeros(127, np.uint8), NODES, 1, 16)
+    assert caught.value.field == "learning.partition"
+
+
+def test_iid_shares_have_the_variance_of_draws_without_replacement() -> None:
+    # 800 samples, half of them of one class, 100 a node: hypergeometric, 100 x 1/4 x 700/799 = 21.9; over 200 seeds
+    # and 8 nodes the estimate is good to 5 %.
+    labels = np.repeat(np.array([0, 1], np.uint8), 400)
+    counts = [(labels[p] == 0).sum() for seed in range(200) for p in iid_partition(labels, NODES, seed).values()]
+    assert np.var(counts) == pytest.approx(100 / 4 * 700 / 799, rel=0.15)
+    assert np.mean(counts) == 50
+
+
+def test_by_class_nodes_have_few_classes_and_equal_shares() -> None:
+    labels = load_dataset("landsat").train_y
+    parts = class_partition(labels, NODES, 1)
+    runs = len(labels) / (SHARDS_PER_NODE * len(NODES))
+    for indices in parts.values():
+        # A run of 277 or 278 samples spans two classes at most: the smallest has 415.
+        assert np.bincount(labels).min() > runs + 1
+        assert len(np.unique(labels[indices])) <= 2 * SHARDS_PER_NODE
+        assert abs(len(indices) - SHARDS_PER_NODE * runs) <= SHARDS_PER_NODE
+    # Where classes are as long as runs, every run is of one class: McMahan's at most two a node.
+    even = np.repeat(np.arange(16, dtype=np.uint8), 20)
+    assert all(len(np.unique(even[one])) <= SHARDS_PER_NODE for one in class_partition(even, NODES, 3).values())
+    assert any(not np.array_equal(parts[node], other) for node, other in class_partition(labels, NODES, 2).items())
+
+
+def test_a_sample_is_held_by_whoever_comes_nearest() -> None:
+    distances_km = np.array([[5.0, 9.0, 1.0, 7.0], [4.0, 9.0, 2.0, 8.0]])
+    parts = ground_track_partition(distances_km, ["b", "a"], minimum=1)
+    # Rows are in name order: a first. It has the tie, too.
+    assert {node: indices.tolist() for node, indices in parts.items()} == {"a": [1, 2, 3], "b": [0]}
+    # b needs two: of a's three it comes nearest to sample 2.
+    parts = ground_track_partition(distances_km, ["a", "b"], minimum=2)
+    assert {node: indices.tolist() for node, indices in parts.items()} == {"a": [1, 3], "b": [0, 2]}
 
 
 @settings(max_examples=50, deadline=None)

@@ -180,7 +180,7 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
 
     from testbed.learning import minilm
     from testbed.learning.checkpoint import weights_sha256
-    from testbed.learning.keep import save_checkpoint
+    from testbed.learning.keep import Keeper
 
     overrides = {
         "learning.mode": "u-shaped",
@@ -190,7 +190,8 @@ def test_u_shaped_on_board_trains_an_adapter_that_peft_loads(simulate: Simulate,
     }
     result = simulate("onboard", overrides)
     assert result["verdict"] == "valid"
-    state = save_checkpoint(result["plan"].scenario, result["weights"]["all"], tmp_path)
+    tmp_path = tmp_path / "checkpoint-1"
+    state = Keeper(result["plan"].scenario).save(result["weights"]["all"], tmp_path, {})
     assert weights_sha256(state) == result["weights_sha256"]
     base = AutoModel.from_pretrained(minilm.model_folder(), add_pooling_layer=False)
     PeftModel.from_pretrained(base, tmp_path)  # a missing or unexpected tensor would be a warning, and so an error
@@ -213,7 +214,7 @@ def test_every_average_of_adapters_flies_and_is_kept(
     simulate: Simulate, tmp_path: Path, rule: str, moments: str, exact: bool
 ) -> None:
     from testbed.learning.checkpoint import weights_sha256
-    from testbed.learning.keep import save_checkpoint
+    from testbed.learning.keep import Keeper
 
     overrides = {
         "learning.mode": "u-shaped",
@@ -225,7 +226,8 @@ def test_every_average_of_adapters_flies_and_is_kept(
     }
     result = simulate("onboard", overrides)
     assert result["verdict"] == "valid"
-    assert weights_sha256(save_checkpoint(result["plan"].scenario, result["weights"], tmp_path)) == _digests(result)[-1]
+    state = Keeper(result["plan"].scenario).save(result["weights"]["all"], tmp_path / "checkpoint-2", {})
+    assert weights_sha256(state) == _digests(result)[-1]
     deviations = [e["average_deviation"] for e in result["events"] if e["kind"] == "round_finished"]
     assert len(deviations) == 2
     assert all(0 < deviation < 1e-6 if exact else deviation > 1e-3 for deviation in deviations)
