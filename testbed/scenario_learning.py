@@ -82,7 +82,7 @@ class LearningSettings(Settings):
     which is what training in one place does; or one satellite after the other, on batches of its own."""
     rounds: int = Field(ge=1, le=10_000)
     samples_per_round: int = Field(ge=1, le=10_000_000)
-    codec: Literal["bf16", "fp32"] = "bf16"
+    codec: Literal["fp32", "bf16", "fp16", "int8"] = "bf16"
     """How cut tensors are rounded before they cross a link (or would cross one)."""
     learning_rate: float = Field(gt=0, le=1_000)
     local_epochs: int = Field(ge=1, le=10_000)

@@ -6,25 +6,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from testbed.learning import placement
+from testbed.learning.codec_sizes import encoded_bytes
 from testbed.learning.partition import micro_batches
 from testbed.learning.placement import part_counts
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 from testbed.transfer.chunks import chunk_sizes
 
-BYTES_PER_VALUE = {"bf16": 2, "fp32": 4}
-
 
 def embedding_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples' cut tensors on the wire."""
     shape = placement.model_shape(plan.scenario.learning)
-    return count * shape.tokens * shape.width * BYTES_PER_VALUE[plan.scenario.learning.codec]
+    return encoded_bytes((count, shape.tokens, shape.width), plan.scenario.learning.codec)
 
 
 def feature_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples' features on the wire."""
     width = placement.model_shape(plan.scenario.learning).feature_width
-    return count * width * BYTES_PER_VALUE[plan.scenario.learning.codec]
+    return encoded_bytes((count, width), plan.scenario.learning.codec)
 
 
 def head_bytes(plan: MissionPlan) -> int:

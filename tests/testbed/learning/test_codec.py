@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import IntegrityError, ScenarioError
-from testbed.learning.codec import CODECS, decode, encode, encoded_bytes, round_trip
+from testbed.learning.codec import CODECS, decode, encode, encoded_bytes, error, round_trip
 
 
 def _bf16_bits(values: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def test_wrong_length_codec_and_type_are_refused() -> None:
         decode(bytes(11), (2, 3), "bf16")
     with pytest.raises(ScenarioError) as caught:
         encode(torch.zeros(2), "fp8")
-    assert (caught.value.field, caught.value.allowed) == ("learning.codec", "bf16, fp32")
+    assert (caught.value.field, caught.value.allowed) == ("learning.codec", "bf16, fp16, fp32, int8")
     with pytest.raises(TypeError):
         encode(torch.zeros(2, dtype=torch.float64), "fp32")
 
@@ -78,3 +78,50 @@ def test_decoded_tensors_own_their_memory() -> None:
     data[:] = bytes(len(data))
     tensor += 1
     assert tensor.tolist() == [2.0, 2.0, 2.0]
+
+
+@given(st.lists(st.floats(-60_000, 60_000, width=32), min_size=1, max_size=50))
+def test_fp16_is_numpys_half(numbers: list[float]) -> None:
+    values = np.array(numbers, dtype=np.float32)
+    assert encode(torch.from_numpy(values), "fp16") == values.astype("<f2").tobytes()
+
+
+def test_fp16_refuses_what_it_has_no_value_for() -> None:
+    with pytest.raises(IntegrityError, match="take bf16"):
+        encode(torch.tensor([1.0, -70_000.0]), "fp16")
+
+
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 16)), seed=st.integers(0, 99))
+def test_int8_is_off_by_at_most_half_a_step_of_its_token(shape: tuple[int, ...], seed: int) -> None:
+    """Closed form: a step is the token's largest value over 127 (2^-15 more, for the scale's own rounding)."""
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed % 7 - 3)
+    step = tensor.abs().amax(dim=-1, keepdim=True) / 127
+    assert bool(((round_trip(tensor, "int8") - tensor).abs() <= step * (0.5 + 2**-8)).all())
+
+
+def test_int8_against_numpy_and_its_layout() -> None:
+    """Oracle: the definition, in numpy's double precision."""
+    tensor = torch.randn(7, 33, generator=torch.Generator().manual_seed(3))
+    data = encode(tensor, "int8")
+    scales = np.frombuffer(data, "<f4", count=7)
+    values = np.frombuffer(data, np.int8, offset=28).reshape(7, 33)
+    assert np.allclose(scales, np.abs(tensor.numpy()).max(axis=1) / 127, rtol=2**-15)
+    assert np.array_equal(values, np.rint(tensor.numpy().astype(np.float64) / scales[:, None]))
+    assert np.abs(values).max(axis=1).tolist() == [127] * 7
+
+
+def test_int8_keeps_tokens_of_zeros_and_refuses_what_is_not_finite() -> None:
+    assert torch.equal(round_trip(torch.zeros(2, 3), "int8"), torch.zeros(2, 3))
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(IntegrityError, match="finite"):
+            encode(torch.tensor([[1.0, bad]]), "int8")
+
+
+def test_the_measured_error_is_that_of_uniform_rounding() -> None:
+    """Closed form: a step's error is spread evenly, step / sqrt(12); of a token of normal values the largest of 384 is
+    about 3 standard deviations, so that it is 0.7 % of them."""
+    tensor = torch.randn(500, 384, generator=torch.Generator().manual_seed(1))
+    step = float((tensor.abs().amax(dim=1) / 127).square().mean().sqrt())
+    assert error(tensor, "int8").rms_relative == pytest.approx(step / 12**0.5, rel=0.02)
+    assert error(tensor, "bf16").rms_relative < 2**-8
+    assert error(tensor, "fp32").max_abs == 0.0
