@@ -55,7 +55,7 @@ def _event(packed: bytes, digest: str, round_: int = 1, accuracy: float = 0.5) -
         "round": round_,
         "validation_accuracy": accuracy,
         "weights_sha256": digest,
-        "weights": packed,
+        "weights": {"all": packed},
     }
 
 

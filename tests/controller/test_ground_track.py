@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -73,21 +73,13 @@ def test_blocks_of_places_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.allclose(least_distances_km(motion, motion.names, places_deg, 600.0), whole, rtol=0, atol=1e-6)
 
 
-@dataclass(frozen=True, eq=False)
-class PlacedDataset(Dataset):
-    """A data set that says where its samples were taken."""
-
-    places: np.ndarray | None = None
-
-
 @pytest.fixture
-def placed(small_landsat: Path, monkeypatch: pytest.MonkeyPatch) -> PlacedDataset:
+def placed(small_landsat: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """The small data with places all over the world."""
     data, generator = load_dataset(str(small_landsat)), np.random.default_rng(1)
     places = np.column_stack([generator.uniform(-80, 80, 900), generator.uniform(-180, 180, 900)])
-    given = {field.name: getattr(data, field.name) for field in fields(data)} | {"places": places}
-    made = PlacedDataset(**given)
-    monkeypatch.setattr(placement, "dataset", lambda name: made)
+    made = replace(data, train_places=places)
+    monkeypatch.setattr(placement, "dataset", lambda learning: made)
     return made
 
 
@@ -104,7 +96,7 @@ def _small(small_landsat: Path, partition: str) -> Scenario:
     )
 
 
-def test_what_a_satellite_flies_over_is_what_it_has(placed: PlacedDataset, small_landsat: Path) -> None:
+def test_what_a_satellite_flies_over_is_what_it_has(placed: Dataset, small_landsat: Path) -> None:
     plan = make_plan(_small(small_landsat, "ground-track"))
     # Another process knows who holds what from the plan alone: it has no orbits.
     plan = MissionPlan.from_json(plan.to_json())
@@ -112,8 +104,8 @@ def test_what_a_satellite_flies_over_is_what_it_has(placed: PlacedDataset, small
     assert sum(map(len, shards.values())) == 810  # a tenth of 900 is held out
     motion = open_orbits(plan.scenario.constellation, Path(), plan.scenario.epoch, plan.scenario.duration_s).motion
     names = sorted(plan.satellites)
-    assert placed.places is not None
-    nearest = least_distances_km(motion, names, placed.places, plan.scenario.duration_s).argmin(axis=0)
+    assert placed.train_places is not None
+    nearest = least_distances_km(motion, names, placed.train_places, plan.scenario.duration_s).argmin(axis=0)
     for index, name in enumerate(names):
         assert len(shards[name]) >= 16
         assert np.all(nearest[shards[name]] == index)
