@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,10 @@ DEFAULT_ACCURACY = 0.85
 
 @dataclass(frozen=True)
 class Terms:
-    """What the seeds of a sweep have in common: the resolved scenario without its seed, and what the flags chose."""
+    """What the seeds of a sweep have in common: the flags' choices, and the resolved scenario.
+
+    But for its seed, and for its output, which changes no figure.
+    """
 
     scenario: Mapping[str, Any]
     strategy: str
@@ -43,7 +47,7 @@ class Terms:
         from ruamel.yaml import YAML
 
         tree = dict(YAML(typ="safe", pure=True).load(dump_scenario(scenario)))
-        del tree["seed"]
+        del tree["seed"], tree["output"]
         return cls(tree, strategy, scheduler, rack, time)
 
     def differences(self, other: Terms) -> tuple[str, ...]:
@@ -164,12 +168,15 @@ class Sweep:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else goes on with this sweep meanwhile; the end of this process, however it comes, ends that."""
-        with (self.path / SWEEP).open("rb") as file:
+        folder = os.open(self.path, os.O_RDONLY)  # and not a file in it: those are replaced
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"another process is running {self.path}") from None
             yield
+        finally:
+            os.close(folder)
 
 
 def find_sweep(reference: str, parent: Path) -> Sweep:

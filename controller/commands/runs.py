@@ -29,7 +29,7 @@ from controller.commands.options import (
     read_scenario,
     warn,
 )
-from testbed.errors import FlowError, Interrupted, RunError, SkyrackError
+from testbed.errors import FlowError, Interrupted, RunError, ScenarioError, SkyrackError
 from testbed.registry import DEFAULT_SCHEDULER
 
 if TYPE_CHECKING:
@@ -77,6 +77,15 @@ def run(
     from testbed.scenario import blaming
 
     choice = Choice(rack.value, time.value, scheduler)
+    several = seeds is not None or resume is not None
+    if accuracy is not None and not several:
+        raise ScenarioError(
+            "one run has no summary",
+            where="flags",
+            field="--accuracy",
+            found=accuracy,
+            allowed="with --seeds; skyrack compare has one of its own",
+        )
     with stoppable() as stop:
         read = read_scenario(scenario, set_, mode=mode, seed=seed, rounds=rounds)
         with blaming(read):
@@ -87,11 +96,11 @@ def run(
             def plan(one: Scenario) -> MissionPlan:
                 return with_break_even(make_plan(one, strategy, scheduler, sky), scheduler)
 
-            if seeds is not None or resume is not None:
+            if several:
                 sweep, plans = _prepare_sweep(read, plan, strategy, choice, seeds, resume, accuracy, runs_dir)
             else:
                 made = plan(read)
-        if seeds is not None or resume is not None:
+        if several:
             _run_sweep(sweep, plans, choice, stop, format_)
             return
         directory = RunDirectory.create(runs_dir, made.scenario.name)
@@ -151,7 +160,6 @@ def _prepare_sweep(
     plans = {seed: plan(scenario.model_copy(update={"seed": seed})) for seed in missing}
     if found is None:
         return Sweep.create(runs_dir, terms, wanted, accuracy or DEFAULT_ACCURACY), plans
-    found.save()
     return found, plans
 
 
@@ -167,6 +175,7 @@ def _run_sweep(
 
     failed: list[SkyrackError] = []
     with sweep.held():
+        sweep.save()  # it may have been gone on with, and have more seeds
         sys.stderr.write(f"skyrack: {sweep.path}: {len(plans)} of {len(sweep.seeds)} seeds to run\n")
         for seed, plan in plans.items():
             if sweep.finished(seed):

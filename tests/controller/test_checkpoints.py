@@ -193,3 +193,28 @@ def test_a_folder_that_cannot_be_written_is_a_message(small_landsat: Path, tmp_p
     directory.file(".checkpoint").write_text("in the way")
     with pytest.raises(RunError, match="cannot write"):
         Checkpoints(directory, plan, {}).keep(_event(learner.pack(), learner.sha256()))
+
+
+def test_a_run_leaves_the_weights_that_every_round_reported(small_landsat: Path, tmp_path: Path) -> None:
+    from controller.experiment import Choice, run_experiment
+    from testbed.learning.checkpoint import load_head
+
+    keys = {
+        "learning.dataset": str(small_landsat),
+        "learning.samples_per_round": "64",
+        "learning.rounds": "2",
+        "learning.local_epochs": "1",
+    }
+    plan = make_plan(load_scenario("demo", keys))
+    directory = RunDirectory.create(tmp_path, "demo")
+    seen: list[dict[str, Any]] = []
+    result = run_experiment(plan, directory, Choice("simulated"), seen.append)
+    digests = [weights_sha256(load_head(directory.file(f"checkpoint-{n}") / "head.safetensors")) for n in (1, 2)]
+    assert digests == [one["weights_sha256"] for one in result["history"]]
+    assert digests[1] == result["weights_sha256"] and digests[0] != digests[1]
+    assert result["checkpoints"]["kept"] == ["checkpoint-1", "checkpoint-2"]
+    # In events there is that they were written, and not the weights.
+    kinds = [event["kind"] for event in directory.events()]
+    assert kinds.count("checkpoint") == 2 and "weights" not in kinds + [event["kind"] for event in seen]
+    shares = directory.read_json("partition.json")
+    assert sum(map(sum, shares["satellites"].values())) == 810

@@ -63,6 +63,7 @@ def test_help_loads_no_library_it_does_not_need(tmp_path: Path) -> None:
         (("run", "demo", "--seeds", "0"), 2, "--seeds"),
         (("run", "demo", "--seeds", "2", "--accuracy", "85"), 2, "at most 1"),
         (("run", "demo", "--seeds", "2", "--rack", "cloud"), 2, "simulated"),
+        (("run", "demo", "--accuracy", "0.8"), 2, "with --seeds"),
         (("run", "demo", "--resume", "nowhere"), 2, "no such sweep"),
         (("plan", "demo", "--set", "learning.partition=ground-track"), 2, "learning.partition"),
         (("plan", "demo", "--set", "output.report_to=[tensorbord]"), 2, "did you mean tensorboard"),

@@ -106,8 +106,10 @@ def test_a_broken_seed_is_missing_and_put_aside(make_sweep: MakeSweep, damage: s
 
 def test_only_one_process_at_a_time(make_sweep: MakeSweep) -> None:
     sweep = make_sweep([{}])
-    with sweep.held(), pytest.raises(RunError, match="another process"), Sweep.open(sweep.path).held():
-        pass
+    with sweep.held():
+        sweep.save()  # puts another file in the place of the one there was
+        with pytest.raises(RunError, match="another process"), Sweep.open(sweep.path).held():
+            pass
     with sweep.held():
         pass
 
@@ -140,7 +142,7 @@ def test_what_differs_is_refused_by_name(
 def test_seeds_may_be_added_and_not_taken_away(make_sweep: MakeSweep) -> None:
     sweep = make_sweep([{}, {}])
     # The seed of the scenario is no part of the terms: it is what a sweep varies.
-    longer = sweep.resumed(_terms({"seed": "77"}), (1, 2, 3), 0.9)
+    longer = sweep.resumed(_terms({"seed": "77", "output.save_total_limit": "1"}), (1, 2, 3), 0.9)
     assert (longer.seeds, longer.accuracy, longer.missing) == ((1, 2, 3), 0.9, (3,))
     longer.save()
     assert Sweep.open(sweep.path) == longer
