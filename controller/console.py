@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from controller.doctor import Check
     from controller.figures import RunFigures
     from controller.flow.comparison import FlowRow
+    from controller.verification import Verdict
     from testbed.link.plan import LinkPlan
     from testbed.mission import MissionPlan
     from testbed.orbit.contacts import Contact
@@ -453,3 +454,19 @@ def doctor_table(checks: Sequence[Check]) -> Table:
         ("check", "state", "found", "what to do"),
         [(check.name, _marked(check.state), check.found, check.remedy) for check in checks],
     )
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """What ``skyrack verify`` found."""
+    rows = [
+        (
+            one.name,
+            _marked("ok" if one.ok else "fail"),
+            "" if one.max_ulp is None else str(one.max_ulp),
+            "" if one.max_abs_error is None else f"{one.max_abs_error:.3g}",
+            one.tolerance,
+        )
+        for one in verdicts
+    ]
+    columns = ("check", "", "max ulp", "max error", "must be")
+    return _table("Verified", columns, rows, ("max ulp", "max error"))

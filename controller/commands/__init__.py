@@ -2,5 +2,5 @@
 
 from importlib import import_module
 
-for _module in ("plans", "runs", "results", "fitness", "devices"):
+for _module in ("plans", "runs", "results", "fitness", "verification", "devices"):
     import_module(f"controller.commands.{_module}")

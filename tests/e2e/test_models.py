@@ -58,4 +58,4 @@ def test_an_adapter_on_a_random_vit_is_trained_on_board(simulate: Simulate, vit:
     }
     result = simulate("onboard", changes)
     # Rank 2 on four projections of 48 x 48 in each of two blocks, and a head of 48 x 10 with its bias.
-    assert len(result["weights"]) == 4 * (2 * 4 * 2 * (48 + 48) + 48 * 10 + 10)
+    assert len(result["weights"]["all"]) == 4 * (2 * 4 * 2 * (48 + 48) + 48 * 10 + 10)
