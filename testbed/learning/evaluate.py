@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,11 @@ from testbed.errors import BugError
 from testbed.learning.codec import decode, encode
 from testbed.learning.features import Backbone
 from testbed.learning.head import head_scores
+from testbed.learning.partition import micro_batches
 from testbed.learning.tasks import Dataset, Samples
+
+_AT_ONCE_BYTES = 64 * 2**20
+"""What samples of images may take as floating point at a time: a guest's memory is 4 GB, and shared by all nodes."""
 
 
 class Evaluator:
@@ -80,5 +85,11 @@ class Evaluator:
     def payload(self, split: str) -> tuple[bytes, int]:
         """A split's encoded cut tensors, and how many."""
         samples, rows = self._samples[split]
+        shape = self._backbone.shape
+        largest = 4 * max(math.prod(samples.shape[1:]), shape.tokens * shape.width)
         with torch.no_grad():
-            return encode(self._embedding(torch.tensor(samples[rows])), self._codec), len(rows)
+            pieces = [
+                self._embedding(torch.tensor(samples[rows[part]]))
+                for part in micro_batches(len(rows), max(2, _AT_ONCE_BYTES // largest))
+            ]
+            return encode(torch.cat(pieces), self._codec), len(rows)
