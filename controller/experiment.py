@@ -136,6 +136,7 @@ def _keep(
         "strategy": plan.strategy,
         "scheduler": choice.scheduler,
         "mode": scenario.learning.mode,
+        "codec": scenario.learning.codec,
         "aggregation": scenario.learning.aggregation,
         "lora_average": scenario.learning.lora_average,
         "seed": scenario.seed,

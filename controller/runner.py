@@ -192,6 +192,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "bytes": traffic.totals(),
         "bytes_by_link": traffic.by_link(),
         "exchange": traffic.met(),
+        "ground_sees": appraiser.sights() if "embedding" in strategy.tensors and strategy.encoder_on_ground else [],
         "verdict": verdict,
         "verdict_reasons": reasons,
         "weights": dict(models),

@@ -93,3 +93,8 @@ class Evaluator:
                 for part in micro_batches(len(rows), max(2, _AT_ONCE_BYTES // largest))
             ]
             return encode(torch.cat(pieces), self._codec), len(rows)
+
+    def some(self, split: str, count: int) -> Tensor:
+        """The first samples of a split."""
+        samples, rows = self._samples[split]
+        return torch.tensor(samples[rows[:count]])
