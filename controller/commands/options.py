@@ -54,7 +54,9 @@ ScenarioArgument = Annotated[
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, name or id, or: latest.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to write the answer.")]
 RunsOption = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
-StrategyOption = Annotated[str, typer.Option("--strategy", help="Who computes what: collaborative, onboard.")]
+StrategyOption = Annotated[
+    str, typer.Option("--strategy", help="Who computes what: collaborative, local-only, onboard, raw-downlink.")
+]
 SchedulerOption = Annotated[
     str, typer.Option("--scheduler", help="Which bytes use which pass: greedy, static, time-expanded.")
 ]
