@@ -30,7 +30,7 @@ def test_a_deadlock_ends_the_run_and_says_so(simulate: Simulate, monkeypatch: py
 def test_a_node_that_fails_is_named(simulate: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
     from testbed.learning.shard import Shard
 
-    def fail(self: Shard, round_: int) -> bytes:
+    def fail(self: Shard, round_: int, part: int) -> bytes:
         raise ZeroDivisionError("a cosmic ray")
 
     monkeypatch.setattr(Shard, "embed", fail)
