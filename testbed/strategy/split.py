@@ -64,7 +64,7 @@ class SplitBackbone(PassBound):
                 "one head for all is stepped over one ring",
                 field="learning.split_order",
                 found=f"{plan.scenario.learning.split_order}, with {len(plan.rings)} planes",
-                allowed="per-satellite, or a constellation of one plane",
+                allowed="per-satellite, or one plane",
             )
 
     def averaged(self, plan: MissionPlan) -> Averaged:

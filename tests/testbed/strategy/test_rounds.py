@@ -165,11 +165,24 @@ def test_weights_of_an_unknown_node_are_refused_by_name() -> None:
 # -- u-shaped --------------------------------------------------------------------------------------------------------
 
 
-def test_u_shaped_over_passes_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("overrides", "field", "allowed"),
+    [
+        # The adapter is trained in one place: there are no others to average it with.
+        ({"learning.lora_average": "svd"}, "learning.lora_average", "naive"),
+        ({"learning.optimiser_state": "keep"}, "learning.optimiser_state", "reset"),
+        # One head steps over all satellites at once, and two planes never meet in time.
+        (
+            {"constellation": "D:1400:98.2:12/2/1", "rack.capacity": "300 Mbit/s"},
+            "learning.split_order",
+            "per-satellite, or one plane",
+        ),
+    ],
+)
+def test_what_u_shaped_over_passes_cannot_do_is_refused(overrides: dict[str, str], field: str, allowed: str) -> None:
     with pytest.raises(ScenarioError) as refusal:
-        make_plan(load_scenario("demo", {"learning.mode": "u-shaped"}), "collaborative")
-    assert (refusal.value.field, refusal.value.found) == ("learning.mode", "u-shaped")
-    assert refusal.value.allowed == "head"
+        make_plan(load_scenario("demo", {"learning.mode": "u-shaped", **overrides}), "collaborative")
+    assert (refusal.value.field, refusal.value.allowed) == (field, allowed)
 
 
 @pytest.mark.slow
