@@ -28,7 +28,7 @@ class LearningSettings(Settings):
     mode: Literal["head", "u-shaped"] = "head"
     rounds: int = Field(ge=1, le=10_000)
     samples_per_round: int = Field(ge=1, le=10_000_000)
-    codec: Literal["bf16", "fp32"] = "bf16"
+    codec: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
     """How cut tensors are rounded before they cross a link (or would cross one)."""
     learning_rate: float = Field(gt=0, le=1_000)
     local_epochs: int = Field(ge=1, le=10_000)

@@ -2,28 +2,40 @@
 
 A codec is part of the experiment, not of the transport: whatever a codec loses, both the satellites and the ground
 compute with what is left, on board as over the link (``round_trip``).
+
+Everything is little-endian and row-major. ``int8`` rounds each token (a row of the last axis) by a scale of its own:
+first all scales, fp32, in the order of the tokens, then all values, int8. The scale is the largest magnitude of the
+token over 127, rounded up to 17 significant bits, so that every product of a scale and a value is exact in fp32:
+what was decoded is encoded to the same bytes again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from testbed.errors import IntegrityError, ScenarioError
+from testbed.learning.codec_sizes import CODEC_SIZES, FIELD, encoded_bytes
+
+__all__ = ["CODECS", "CodecError", "decode", "encode", "encoded_bytes", "find_codec", "round_trip"]
+
+_LEVELS = 127
+_LOW_BITS = 0x7F
+"""Cleared in a scale: 24 significant bits less the 7 of the largest value."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """One way to write float32 values: ``pack`` and ``unpack`` are each other's inverse but for rounding."""
+    """One way to write float32 values: ``pack`` and ``unpack`` are each other's inverse but for rounding. ``unpack``
+    is told the shape, of at least one value, for which the length is right."""
 
-    bytes_per_value: int
     pack: Callable[[Tensor], bytes]
-    unpack: Callable[[bytes], Tensor]
+    unpack: Callable[[bytes, Sequence[int]], Tensor]
 
 
 def _pack_bf16(values: Tensor) -> bytes:
@@ -31,24 +43,66 @@ def _pack_bf16(values: Tensor) -> bytes:
     return values.to(torch.bfloat16).contiguous().view(torch.int16).numpy().astype("<i2", copy=False).tobytes()
 
 
-def _unpack_bf16(data: bytes) -> Tensor:
+def _unpack_bf16(data: bytes, shape: Sequence[int]) -> Tensor:
     # bfloat16 is the upper half of a float32.
     return torch.from_numpy((np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32))
+
+
+def _pack_fp16(values: Tensor) -> bytes:
+    halves = values.to(torch.float16)
+    _check_finite(halves, values, "fp16", "finite values below 65520, the largest that fp16 rounds to; bf16 has more")
+    return halves.contiguous().numpy().astype("<f2", copy=False).tobytes()
+
+
+def _unpack_fp16(data: bytes, shape: Sequence[int]) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype="<f2").astype(np.float32))
 
 
 def _pack_fp32(values: Tensor) -> bytes:
     return values.contiguous().numpy().astype("<f4", copy=False).tobytes()
 
 
-def _unpack_fp32(data: bytes) -> Tensor:
+def _unpack_fp32(data: bytes, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
 
 
+def _pack_int8(values: Tensor) -> bytes:
+    if not values.numel():
+        return b""
+    tokens = values.reshape(math.prod(values.shape[:-1]), -1)
+    largest = tokens.abs().amax(dim=1, keepdim=True)  # a NaN of a token is its largest
+    _check_finite(largest, largest, "int8", "finite values")
+    bits = (largest / _LEVELS).view(torch.int32)
+    scales = ((bits + _LOW_BITS) & ~_LOW_BITS).view(torch.float32)
+    # A token of zeros has scale 0, and keeps its zeros. Rounded to nearest, ties to even.
+    rounded = (tokens / torch.where(scales == 0, 1.0, scales)).round_().to(torch.int8)
+    return scales.numpy().astype("<f4", copy=False).tobytes() + rounded.numpy().tobytes()
+
+
+def _unpack_int8(data: bytes, shape: Sequence[int]) -> Tensor:
+    count = math.prod(shape[:-1])
+    scales = torch.from_numpy(np.frombuffer(data, dtype="<f4", count=count).astype(np.float32))
+    values = np.frombuffer(data, dtype=np.int8, offset=scales.nbytes).astype(np.float32)
+    return torch.from_numpy(values).reshape(count, -1).mul_(scales.unsqueeze(1))
+
+
+def _check_finite(made: Tensor, values: Tensor, codec: str, allowed: str) -> None:
+    if bool(torch.isfinite(made).all()):
+        return
+    worst = values.abs().amax().item()  # infinity or NaN where one is among them
+    raise ScenarioError(
+        f"{codec} cannot hold the tensor", field=FIELD, found=f"a magnitude of {worst:g}", allowed=allowed
+    )
+
+
 CODECS: Mapping[str, Codec] = {
-    "bf16": Codec(bytes_per_value=2, pack=_pack_bf16, unpack=_unpack_bf16),
-    "fp32": Codec(bytes_per_value=4, pack=_pack_fp32, unpack=_unpack_fp32),
+    "bf16": Codec(_pack_bf16, _unpack_bf16),
+    "fp16": Codec(_pack_fp16, _unpack_fp16),
+    "fp32": Codec(_pack_fp32, _unpack_fp32),
+    "int8": Codec(_pack_int8, _unpack_int8),
 }
-"""Every codec by the name a scenario gives it. All are little-endian and row-major."""
+"""Every codec by the name a scenario gives it. fp32 and bf16 carry infinities and NaN; fp16, whose range ends at 65504,
+and int8, which has no such values, refuse them, and fp16 what it would round to infinity."""
 
 
 def find_codec(name: str) -> Codec:
@@ -56,13 +110,12 @@ def find_codec(name: str) -> Codec:
     try:
         return CODECS[name]
     except KeyError:
-        raise ScenarioError(
-            "unknown codec", field="learning.codec", found=name, allowed=", ".join(sorted(CODECS))
-        ) from None
+        raise ScenarioError("unknown codec", field=FIELD, found=name, allowed=", ".join(sorted(CODEC_SIZES))) from None
 
 
 def encode(tensor: Tensor, codec: str) -> bytes:
-    """``tensor`` (any shape, float32) as bytes. TypeError for another dtype: rounding twice must not go unseen."""
+    """``tensor`` (any shape, float32) as bytes. TypeError for another dtype: rounding twice must not go unseen.
+    ScenarioError (field learning.codec) for values that the codec refuses."""
     if tensor.dtype != torch.float32:
         raise TypeError(f"codecs take float32, not {tensor.dtype}")
     return find_codec(codec).pack(tensor.detach())
@@ -73,7 +126,9 @@ def decode(data: bytes | bytearray | memoryview, shape: Sequence[int], codec: st
     expected = encoded_bytes(shape, codec)
     if len(data) != expected:
         raise IntegrityError(f"{codec} tensor of shape {tuple(shape)} takes {expected} bytes, {len(data)} arrived")
-    return find_codec(codec).unpack(bytes(data)).reshape(tuple(shape))
+    if not expected:
+        return torch.zeros(tuple(shape))
+    return find_codec(codec).unpack(bytes(data), shape).reshape(tuple(shape))
 
 
 def round_trip(tensor: Tensor, codec: str) -> Tensor:
@@ -81,6 +136,39 @@ def round_trip(tensor: Tensor, codec: str) -> Tensor:
     return decode(encode(tensor, codec), tensor.shape, codec)
 
 
-def encoded_bytes(shape: Sequence[int], codec: str) -> int:
-    """Length of an encoded tensor of ``shape``, in bytes."""
-    return math.prod(shape) * find_codec(codec).bytes_per_value
+@dataclass(frozen=True)
+class CodecError:
+    """By how much decoded tensors were off: sums, so that those of several tensors add up."""
+
+    values: int = 0
+    max_abs: float = 0.0
+    squared_error: float = 0.0
+    squared_value: float = 0.0
+
+    @classmethod
+    def between(cls, exact: Tensor, decoded: Tensor) -> CodecError:
+        """Of one tensor."""
+        wide = exact.detach().to(torch.float64)
+        error = wide - decoded
+        largest = float(error.abs().max()) if error.numel() else 0.0
+        return cls(exact.numel(), largest, float(error.square().sum()), float(wide.square().sum()))
+
+    @classmethod
+    def total(cls, parts: Iterable[CodecError]) -> CodecError:
+        """Of several, in their order."""
+        listed = list(parts)
+        return cls(
+            sum(part.values for part in listed),
+            max((part.max_abs for part in listed), default=0.0),
+            math.fsum(part.squared_error for part in listed),
+            math.fsum(part.squared_value for part in listed),
+        )
+
+    @property
+    def relative_rms(self) -> float:
+        """Root mean square of the error over that of the values; 0 where there is nothing."""
+        return math.sqrt(self.squared_error / self.squared_value) if self.squared_value else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """For a report: the fields."""
+        return asdict(self)

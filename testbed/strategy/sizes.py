@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from testbed.learning import placement
+from testbed.learning.codec_sizes import encoded_bytes
 from testbed.learning.partition import micro_batches
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
@@ -16,17 +17,16 @@ WIDTH = 384
 CLASSES = 6
 RAW_BYTES_PER_SAMPLE = 36
 """Landsat: 3 x 3 pixels of 4 bands, one byte each."""
-BYTES_PER_VALUE = {"bf16": 2, "fp32": 4}
 
 
 def embedding_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples' cut tensors on the wire."""
-    return count * TOKENS * WIDTH * BYTES_PER_VALUE[plan.scenario.learning.codec]
+    return encoded_bytes((count, TOKENS, WIDTH), plan.scenario.learning.codec)
 
 
 def feature_bytes(plan: MissionPlan, count: int) -> int:
     """Bytes of ``count`` samples' features on the wire."""
-    return count * WIDTH * BYTES_PER_VALUE[plan.scenario.learning.codec]
+    return encoded_bytes((count, WIDTH), plan.scenario.learning.codec)
 
 
 def head_bytes() -> int:
