@@ -16,6 +16,7 @@ from testbed.registry import DEFAULT_SCHEDULER
 from testbed.scenario import Scenario
 from testbed.strategy.base import FlowPlanner, Strategy
 from testbed.strategy.sharing import SHARINGS
+from testbed.transfer.compression import open_compression
 
 
 def make_plan(
@@ -30,6 +31,7 @@ def make_plan(
     """
     chosen, flows = registry.load("strategies", strategy), ChunkPlanner(registry.load("schedulers", scheduler))
     chosen.check(scenario)
+    open_compression(scenario.learning.compression)  # missing here, it is missing where nodes run
     sky = sky or open_sky(scenario)
     planes = sky.orbits.planes
     if len(planes) > 1:

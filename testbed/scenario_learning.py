@@ -30,6 +30,8 @@ class LearningSettings(Settings):
     samples_per_round: int = Field(ge=1, le=10_000_000)
     codec: Literal["bf16", "fp16", "fp32", "int8"] = "bf16"
     """How cut tensors are rounded before they cross a link (or would cross one)."""
+    compression: Literal["none", "zstd"] = "none"
+    """What is done to each chunk's bytes before they cross a link; no value changes."""
     learning_rate: float = Field(gt=0, le=1_000)
     local_epochs: int = Field(ge=1, le=10_000)
     batch_size: int = Field(ge=1, le=1_000_000)
