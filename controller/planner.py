@@ -14,6 +14,7 @@ from testbed.mission import MissionPlan
 from testbed.orbit.sky import Sky, open_sky
 from testbed.registry import DEFAULT_SCHEDULER
 from testbed.scenario import Scenario
+from testbed.strategy import sizes
 from testbed.strategy.base import FlowPlanner, Strategy
 from testbed.strategy.sharing import SHARINGS
 from testbed.transfer.compression import open_compression
@@ -56,6 +57,7 @@ def make_plan(
         strategy=strategy,
     )
     _check_names(plan)
+    _check_projection(scenario)
     _check_ring(plan)
     prediction = _predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
     return replace(plan, prediction=prediction)
@@ -77,6 +79,19 @@ def _check_names(plan: MissionPlan) -> None:
                     found=node,
                     allowed=", ".join(known),
                 )
+
+
+def _check_projection(scenario: Scenario) -> None:
+    """Tokens cannot be projected to more dimensions than they have."""
+    dimensions, width = scenario.learning.projection_dimensions, sizes.token_width(scenario)
+    if dimensions is not None and dimensions > width:
+        raise ScenarioError(
+            "more dimensions than a token has",
+            where=scenario.source,
+            field="learning.projection_dimensions",
+            found=dimensions,
+            allowed=f"at most {width}",
+        )
 
 
 def _check_ring(plan: MissionPlan) -> None:

@@ -156,6 +156,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "end_s": max(report.mission_s for report in done),
                 "loss": loss,
                 "weights_sha256": min(digests),
+                "codec_error": _codec_error(done),
                 "members": str(desk.membership()),
                 "attempts": desk.attempt,
                 "validation_accuracy": await desk.consider(partial(appraiser.validation_accuracy, weights)),
@@ -185,6 +186,14 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "weights_sha256": rounds[-1]["weights_sha256"],
         "facts": fleet.facts(),
     }
+
+
+def _codec_error(done: Sequence[Report]) -> dict[str, float]:
+    """What rounding did to the round's cut tensors, those of all satellites together."""
+    from testbed.learning.codec import CodecError
+
+    parts = (CodecError(**report.data["codec_error"]) for report in sorted(done, key=lambda one: one.node))
+    return CodecError.total(parts).to_dict()
 
 
 async def _coordinate(strategy: Strategy, desk: _Desk, round: int) -> list[Report]:

@@ -11,6 +11,7 @@ from testbed.learning.features import Backbone
 from testbed.learning.learners import AdapterLearner, Learner, State, make_learner
 from testbed.learning.model import Embedding
 from testbed.learning.placement import dataset, validation_indices
+from testbed.learning.protection import open_protection
 from testbed.scenario import Scenario
 
 
@@ -63,4 +64,5 @@ def _evaluator(scenario: Scenario, backbone: Backbone) -> Evaluator:
         Embedding(scenario.seed),
         backbone,
         scenario.learning.codec,
+        open_protection(scenario),
     )

@@ -14,11 +14,12 @@ from testbed.learning.codec import decode, encode
 from testbed.learning.features import WIDTH, Backbone
 from testbed.learning.head import head_scores
 from testbed.learning.model import Embedding
+from testbed.learning.protection import Protection, Unprotected
 from testbed.learning.tasks import Dataset
 
 
 class Evaluator:
-    """Scores heads on features that went through the same rounding as those the heads were trained on.
+    """Scores heads on features that went through the same protection and rounding as those the heads were trained on.
 
     Features are computed when first asked for and kept: the encoder is frozen. The validation score may be taken
     after every round; the test score is for the end of a run and is given once, so that nothing is ever tuned on it.
@@ -31,10 +32,16 @@ class Evaluator:
         embedding: Embedding,
         backbone: Backbone,
         codec: str,
+        protection: Protection | None = None,
     ) -> None:
         self._embedding = embedding
         self._backbone = backbone
         self._codec = codec
+        self._protection = protection or Unprotected()
+        self._rows = {
+            "validation": ("train", validation_indices.tolist()),
+            "test": ("test", list(range(len(dataset.test_y)))),
+        }
         self._pixels = {"validation": dataset.train_x[validation_indices], "test": dataset.test_x}
         self._labels = {"validation": dataset.train_y[validation_indices], "test": dataset.test_y}
         self._features: dict[str, Tensor] = {}
@@ -75,4 +82,5 @@ class Evaluator:
         """A split's encoded cut tensors, and how many."""
         pixels = torch.from_numpy(np.array(self._pixels[split]))
         with torch.no_grad():
-            return encode(self._embedding(pixels), self._codec), len(pixels)
+            cut = self._protection.apply(self._embedding(pixels), *self._rows[split])
+        return encode(cut, self._codec), len(pixels)

@@ -10,6 +10,7 @@ from testbed.learning.features import Backbone
 from testbed.learning.learners import Learner, State, make_learner
 from testbed.learning.model import Embedding
 from testbed.learning.placement import dataset, encoded_indices, round_indices
+from testbed.learning.protection import open_protection
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 
@@ -22,6 +23,7 @@ class CutMaker:
         self._satellites = satellites
         self._pixels = torch.tensor(dataset(scenario.learning.dataset).train_x)
         self._embedding = Embedding(scenario.seed)
+        self._protection = open_protection(scenario)
 
     def rows(self, round: int, node: str) -> Tensor:
         """The samples of a node in a round, as indices into the training data."""
@@ -31,11 +33,15 @@ class CutMaker:
         """Those of them whose features are computed in this round."""
         return torch.from_numpy(encoded_indices(self._scenario, self._satellites, round)[node])
 
-    def make(self, round: int, node: str) -> bytes:
-        """A round's cut tensors [n, 9, 384] of a node, encoded for the wire."""
+    def cut(self, round: int, node: str) -> Tensor:
+        """A round's cut tensors [n, 9, 384] of a node, protected as the scenario says."""
+        rows = self.encoded_rows(round, node)
         with torch.no_grad():
-            cut = self._embedding(self._pixels[self.encoded_rows(round, node)])
-        return codec.encode(cut, self._scenario.learning.codec)
+            return self._protection.apply(self._embedding(self._pixels[rows]), "train", rows.tolist())
+
+    def make(self, round: int, node: str) -> bytes:
+        """The same, encoded for the wire."""
+        return codec.encode(self.cut(round, node), self._scenario.learning.codec)
 
 
 class Shard:
@@ -50,11 +56,17 @@ class Shard:
         """The feature cache: by index into the training data."""
         self._start: tuple[int, State] | None = None
         """The weights that the latest round began with: a round that is begun again begins from the same."""
+        self.codec_error = codec.CodecError()
+        """Of the cut tensors embedded last."""
         self.learner: Learner = make_learner(plan.scenario, backbone)
 
     def embed(self, round: int) -> bytes:
-        """This round's cut tensors [n, 9, 384], encoded for the wire."""
-        return self._cuts.make(round, self._node)
+        """This round's cut tensors [n, 9, 384], encoded for the wire. By how much that is off stays in
+        ``codec_error``."""
+        cut, name = self._cuts.cut(round, self._node), self._plan.scenario.learning.codec
+        payload = codec.encode(cut, name)
+        self.codec_error = codec.CodecError.between(cut, codec.decode(payload, cut.shape, name))
+        return payload
 
     def inputs(self, round: int, payload: bytes) -> Tensor:
         """What the learner trains on in a round, from what was computed for it: encoded features (or cut tensors) of

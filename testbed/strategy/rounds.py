@@ -38,6 +38,7 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
         samples=count,
         weights_sha256=learner.sha256(),
         average_deviation=learner.deviation,
+        codec_error=shard.codec_error.to_dict(),
         blob=learner.pack() if first else b"",
     )
 

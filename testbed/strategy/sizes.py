@@ -29,6 +29,11 @@ def feature_bytes(plan: MissionPlan, count: int) -> int:
     return encoded_bytes((count, WIDTH), plan.scenario.learning.codec)
 
 
+def token_width(scenario: Scenario) -> int:
+    """Values of one token of a cut tensor."""
+    return WIDTH
+
+
 def head_bytes() -> int:
     """Bytes of one head: weight and bias in fp32."""
     return 4 * (WIDTH * CLASSES + CLASSES)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from testbed.errors import IntegrityError, RackError
 
@@ -88,7 +89,8 @@ def _together(data: bytes) -> bytes:
 
 def _transposed(data: bytes, columns: int) -> bytes:
     """Bytes of a matrix of so many columns, column by column."""
-    return np.frombuffer(data, np.uint8).reshape(-1, max(columns, 1)).T.tobytes()
+    matrix: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8).reshape(-1, max(columns, 1))
+    return bytes(matrix.T.tobytes())
 
 
 COMPRESSIONS: Mapping[str, Callable[[], Compression]] = {"none": Plain, "zstd": Zstd}

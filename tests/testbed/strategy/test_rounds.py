@@ -130,6 +130,37 @@ def test_all_codecs_give_equal_weights_in_both_places(simulate: Simulate, codec:
     assert both[0]["weights"] == both[1]["weights"]
 
 
+@pytest.mark.parametrize(
+    "protection",
+    [
+        {"learning.protection": "noise", "learning.noise_ratio": "0.5"},
+        {"learning.protection": "projection", "learning.projection_dimensions": "32"},
+    ],
+    ids=["noise", "projection"],
+)
+def test_protected_tensors_give_equal_weights_in_both_places_and_others_than_unprotected(
+    simulate: Simulate, collaborative: dict[str, Any], protection: dict[str, str]
+) -> None:
+    both = [
+        simulate(strategy, protection | {"learning.rounds": "1", "learning.feature_cache": cache})
+        for strategy, cache in (("collaborative", "true"), ("onboard", "false"))
+    ]
+    assert both[0]["weights"] == both[1]["weights"]
+    assert _digests(both[0])[0] != _digests(collaborative)[0]
+
+
+def test_a_round_says_what_rounding_did(simulate: Simulate, collaborative: dict[str, Any]) -> None:
+    errors = [round_["codec_error"] for round_ in collaborative["rounds"]]
+    for error in errors:
+        assert error["values"] == 64 * 9 * 384
+        # bfloat16 has 8 significant bits; errors are spread over half a unit of the last, about uniformly.
+        relative = (error["squared_error"] / error["squared_value"]) ** 0.5
+        assert 2.0**-8 / 12**0.5 / 2 < relative < 2.0**-8 / 3**0.5
+    exact = simulate("collaborative", {"learning.codec": "fp32", "learning.rounds": "1"})["rounds"][0]["codec_error"]
+    assert (exact["max_abs"], exact["squared_error"]) == (0.0, 0.0)
+    assert exact["squared_value"] == errors[0]["squared_value"]
+
+
 def test_int8_moves_a_byte_a_value_and_a_scale_a_token(simulate: Simulate) -> None:
     result = simulate("collaborative", {"learning.codec": "int8", "learning.rounds": "1"})
     assert result["bytes"]["up"] == 64 * 9 * (384 + 4)
