@@ -104,6 +104,7 @@ def _keep(
     directory: RunDirectory, plan: MissionPlan, rack: Rack, choice: Choice, outcome: dict[str, Any]
 ) -> dict[str, Any]:
     from testbed.learning.checkpoint import weights_sha256
+    from testbed.learning.exposure import measure_exposure
     from testbed.learning.keep import save_checkpoint
 
     scenario = plan.scenario
@@ -130,6 +131,7 @@ def _keep(
         "predicted_mission_time_s": plan.prediction["mission_time_s"],
         "devices": {name: profile.source for name, profile in scenario.devices},
         "history": rounds,
+        "privacy": measure_exposure(scenario, plan.satellites),
         **outcome,
     }
     directory.write_json("result.json", result)

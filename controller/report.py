@@ -13,6 +13,7 @@ from controller import charts, rundir
 from controller.charts import Bar, Point, clock_text
 from controller.figures import RunFigures, merged, read_figures
 from controller.pieces import STYLE, cell, details, section, table
+from controller.privacy import privacy_section
 from controller.rundir import RunDirectory
 
 _STATES = {"wait": "waits", "compute": "computes", "transfer": "sends"}
@@ -37,6 +38,7 @@ def page(figures: RunFigures) -> str:
         _traffic(figures),
         _prediction(figures),
         _collectives(figures),
+        privacy_section(figures),
         _certificate(figures),
         _devices(figures),
         _manifest(figures),
@@ -69,6 +71,7 @@ def summary(figures: RunFigures) -> dict[str, Any]:
             "resumed": figures.resumed,
             "replans": figures.replans,
         },
+        "privacy": figures.result.get("privacy"),
         "links": figures.result.get("links"),
         "max_lateness_ms": max(figures.lateness_ms, default=None),
     }

@@ -21,6 +21,7 @@ def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: Forma
     """Build a run's report.html again, and show its head."""
     from controller import console
     from controller.figures import read_figures
+    from controller.privacy import privacy_lines
     from controller.report import summary, write_report
     from controller.rundir import RunDirectory
 
@@ -30,7 +31,7 @@ def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: Forma
     if format_ is Format.JSON:
         console.emit_json(document)
     else:
-        console.emit(*console.report_lines(str(path), document))
+        console.emit(*privacy_lines(document["privacy"]), *console.report_lines(str(path), document))
 
 
 @command

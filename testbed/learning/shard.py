@@ -22,8 +22,8 @@ class CutMaker:
         self._scenario = scenario
         self._satellites = satellites
         self._pixels = torch.tensor(dataset(scenario.learning.dataset).train_x)
-        self._embedding = Embedding(scenario.seed)
-        self._protection = open_protection(scenario)
+        self.embedding = Embedding(scenario.seed)
+        self.protection = open_protection(scenario)
 
     def rows(self, round: int, node: str) -> Tensor:
         """The samples of a node in a round, as indices into the training data."""
@@ -33,11 +33,18 @@ class CutMaker:
         """Those of them whose features are computed in this round."""
         return torch.from_numpy(encoded_indices(self._scenario, self._satellites, round)[node])
 
-    def cut(self, round: int, node: str) -> Tensor:
-        """A round's cut tensors [n, 9, 384] of a node, protected as the scenario says."""
-        rows = self.encoded_rows(round, node)
+    def samples(self, rows: Tensor) -> Tensor:
+        """Training samples [n, 9, 4] by index."""
+        return self._pixels[rows]
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Cut tensors [n, 9, 384] of training samples by index, protected as the scenario says."""
         with torch.no_grad():
-            return self._protection.apply(self._embedding(self._pixels[rows]), "train", rows.tolist())
+            return self.protection.apply(self.embedding(self.samples(rows)), "train", rows.tolist())
+
+    def cut(self, round: int, node: str) -> Tensor:
+        """A round's cut tensors [n, 9, 384] of a node."""
+        return self.embed(self.encoded_rows(round, node))
 
     def make(self, round: int, node: str) -> bytes:
         """The same, encoded for the wire."""

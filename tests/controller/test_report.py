@@ -152,3 +152,38 @@ def test_clock_text(seconds: float, text: str) -> None:
 def test_numbers_for_people() -> None:
     assert (percent(None), percent(0.12345)) == ("-", "12.35 %")
     assert (size(999), size(1000), size(2.5e6), size(None)) == ("999 B", "1.00 kB", "2.50 MB", "-")
+
+
+def test_says_what_the_ground_can_see(make_run: MakeRun) -> None:
+    one = {"bytes_per_sample": 6912, "max_abs_error": 0.0061, "relative_rms_error": 0.00167, "psnr_db": 90.63}
+    privacy = {
+        "codec": "bf16",
+        "compression": "none",
+        "protection": "noise",
+        "noise_ratio": 0.25,
+        "projection_dimensions": None,
+        "samples": 64,
+        "raw_bytes_per_sample": 36,
+        "blind_psnr_db": 20.93,
+        "codecs": [
+            {"codec": "fp32", **one, "psnr_db": None, "exact_share": None},
+            {"codec": "bf16", **one, "exact_share": 0.987},
+        ],
+    }
+    error = {"values": 10, "max_abs": 0.5, "squared_error": 3.0, "squared_value": 300.0}
+    history = [{"round": 1, "codec_error": error}, {"round": 2, "codec_error": {**error, "squared_error": 9.0}}]
+    run = make_run(privacy=privacy, history=history)
+    words = _Page(write_report(run).read_text(encoding="utf-8")).words
+    for expected in (
+        "What the ground can see",
+        "bf16 (this run)",
+        "192.0 x",
+        "90.6 dB",
+        "98.7%",
+        "20.9 dB",
+        "Noise of 0.25",
+    ):
+        assert expected in words, expected
+    assert "off by 0.5 at most, in root mean square by 0.141" in words  # sqrt(12 / 600)
+    assert summary(read_figures(run))["privacy"] == privacy
+    assert "What the ground can see" not in page(read_figures(make_run()))
