@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tests.bench.row import Row
 
-MODULES = ("orbit", "links", "netlink", "flow", "transfer", "ring")
+MODULES = ("orbit", "links", "netlink", "flow", "transfer", "ring", "learning")
 """Modules beside this one with a function ``rows() -> Iterator[Row]``."""
 
 RESULT = Path(__file__).parents[2] / "build" / "bench.json"
