@@ -70,13 +70,14 @@ def _pack_int8(values: Tensor) -> bytes:
     if not values.numel():
         return b""
     tokens = values.reshape(math.prod(values.shape[:-1]), -1)
-    largest = tokens.abs().amax(dim=1, keepdim=True)  # a NaN of a token is its largest
+    work = tokens.abs()
+    largest = work.amax(dim=1, keepdim=True)  # a NaN of a token is its largest
     _check_finite(largest, largest, "int8", "finite values")
     bits = (largest / _LEVELS).view(torch.int32)
     scales = ((bits + _LOW_BITS) & ~_LOW_BITS).view(torch.float32)
     # A token of zeros has scale 0, and keeps its zeros. Rounded to nearest, ties to even.
-    rounded = (tokens / torch.where(scales == 0, 1.0, scales)).round_().to(torch.int8)
-    return scales.numpy().astype("<f4", copy=False).tobytes() + rounded.numpy().tobytes()
+    torch.div(tokens, torch.where(scales == 0, 1.0, scales), out=work).round_()
+    return b"".join((scales.numpy().astype("<f4", copy=False).data, work.to(torch.int8).numpy().data))
 
 
 def _unpack_int8(data: bytes, shape: Sequence[int]) -> Tensor:
