@@ -148,11 +148,13 @@ class CodecError:
 
     @classmethod
     def between(cls, exact: Tensor, decoded: Tensor) -> CodecError:
-        """Of one tensor."""
-        wide = exact.detach().to(torch.float64)
-        error = wide - decoded
-        largest = float(error.abs().max()) if error.numel() else 0.0
-        return cls(exact.numel(), largest, float(error.square().sum()), float(wide.square().sum()))
+        """Of one float32 tensor. Tokens are summed in fp32, their sums in fp64: a third of the time of all in fp64,
+        which a satellite would spend in every round, and off by 1e-8."""
+        if not exact.numel():
+            return cls()
+        error = exact.detach() - decoded
+        squares = [one.square().sum(dim=-1).sum(dtype=torch.float64).item() for one in (error, exact.detach())]
+        return cls(exact.numel(), error.abs().amax().item(), *squares)
 
     @classmethod
     def total(cls, parts: Iterable[CodecError]) -> CodecError:

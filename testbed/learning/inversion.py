@@ -34,9 +34,12 @@ _LEAST_SCALE = 1e-6
 
 
 def psnr_db(exact: Tensor, estimate: Tensor, peak: float = BYTE_PEAK) -> float:
-    """Peak signal-to-noise ratio: 10 log10(peak^2 / mean squared error), in dB; infinity where both are equal."""
+    """Peak signal-to-noise ratio: 10 log10(peak^2 / mean squared error), in dB; infinity where both are equal, minus
+    infinity where there is no range."""
     error = float((exact.to(torch.float64) - estimate.to(torch.float64)).square().mean())
-    return 10 * math.log10(peak**2 / error) if error else math.inf
+    if not error or not peak:
+        return math.inf if not error else -math.inf
+    return 10 * math.log10(peak**2 / error)
 
 
 class Inverter(ABC):

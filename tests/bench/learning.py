@@ -25,7 +25,7 @@ from testbed.learning.tasks import load_dataset
 from tests.bench.row import Row
 
 BATCH = 8
-STEPS = 15
+STEPS = 21
 CODEC_TURNS = 60
 CLASSES = 10
 

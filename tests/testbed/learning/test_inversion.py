@@ -31,6 +31,7 @@ def test_psnr_is_its_definition() -> None:
     assert psnr_db(exact, torch.tensor([11.0, 19.0, 31.0, 39.0])) == pytest.approx(20 * math.log10(255))
     assert psnr_db(exact, torch.tensor([10.0, 20.0, 30.0, 44.0]), peak=1.0) == pytest.approx(-10 * math.log10(4))
     assert psnr_db(exact, exact) == math.inf
+    assert psnr_db(exact, exact + 1, peak=0.0) == -math.inf
 
 
 class _Patches(nn.Module):
