@@ -11,7 +11,8 @@ are known by their layers, not by their names:
   what comes out is still linear in values / scale, 1 / scale and mean / scale: two unknowns more.
 
 Where a projection leaves fewer equations than unknowns, the answer is the one nearest to what is nought for the layer:
-the data set's mean, where the embedding centres its samples.
+the data set's mean, where the embedding centres its samples. Behind a LayerNorm as many equations as values may still
+be enough, because mean and scale follow from the values: the search goes on from there by nonlinear least squares.
 
 It is a floor for what can be seen. Who knows what pictures look like sees more, never less.
 """
@@ -31,6 +32,8 @@ _PROOF_DB = 60.0
 """What an inverter reaches on cut tensors that nobody rounded, or it does not fit the embedding."""
 _LEAST_SCALE = 1e-6
 """Of 1 / scale, which noise may drive below zero."""
+_STEPS = 40
+_DAMPING = 1e-2
 
 
 def psnr_db(exact: Tensor, estimate: Tensor, peak: float = BYTE_PEAK) -> float:
@@ -91,27 +94,74 @@ class NormalisedTokenInverter(Inverter):
     """The same with a LayerNorm behind it: (values, 1, -mean) / scale are the unknowns of every token."""
 
     def __init__(self, linear: nn.Linear, norm: nn.LayerNorm, seen: _Seen) -> None:
-        weight, gain = (one.detach().to(torch.float64) for one in (linear.weight, norm.weight))
-        constants = seen.normed[0] - seen.after[0] + _bias(linear)  # [tokens, width]
-        tokens, self._values = len(constants), weight.shape[1]
-        columns = [weight.expand(tokens, -1, -1), constants.unsqueeze(2), torch.ones_like(constants).unsqueeze(2)]
-        self._design = torch.cat(columns, dim=2) * gain.unsqueeze(1)  # [tokens, width, values + 2]
-        self._shift = norm.bias.detach().to(torch.float64)
+        self._weight, self._gain, self._shift = (
+            one.detach().to(torch.float64) for one in (linear.weight, norm.weight, norm.bias)
+        )
+        self._constants = constants = seen.normed[0] - seen.after[0] + _bias(linear)  # [tokens, width]
+        tokens, self._values = len(constants), self._weight.shape[1]
+        columns = [self._weight.expand(tokens, -1, -1), constants.unsqueeze(2), torch.ones_like(constants).unsqueeze(2)]
+        self._design = torch.cat(columns, dim=2) * self._gain.unsqueeze(1)  # [tokens, width, values + 2]
         # The token of a sample of noughts, from which unknowns count, so that what cannot be known is as in that one.
         scale, mean = constants.std(dim=1, correction=0), constants.mean(dim=1)
         self._nought = torch.stack([1 / scale, -mean / scale], dim=1)  # [tokens, 2]
         self._seen = seen
 
     def solve(self, cut: Tensor, matrix: Tensor | None = None) -> Tensor:
-        nought = (self._design[:, :, self._values :] @ self._nought.unsqueeze(2)).squeeze(2)
-        design, known = self._design, nought + self._shift
-        if matrix is not None:
-            design, known = matrix.T @ design, known @ matrix
-        tokens = (cut.to(torch.float64) - known).permute(1, 2, 0)  # [tokens, width, n]
-        found = torch.linalg.lstsq(design, tokens, driver="gelsd").solution.permute(2, 0, 1)
-        inverse_scale = found[..., self._values] + self._nought[:, 0]
-        values = found[..., : self._values] / inverse_scale.clamp(min=_LEAST_SCALE).unsqueeze(2)
+        if matrix is None:
+            return self._seen.samples(self._linear(cut.to(torch.float64) - self._shift, None))
+        rows = torch.linalg.svd(matrix).Vh[: int(torch.linalg.matrix_rank(matrix))]
+        channel = matrix @ rows.T  # [width, rank]: what is left of the map in the coordinates of where it leads
+        left = cut.to(torch.float64) @ rows.T - self._shift @ channel
+        values = self._linear(left, channel)
+        if self._values <= len(rows) < self._values + 2:
+            values = self._searched(left, channel, values)
         return self._seen.samples(values)
+
+    def _linear(self, tokens: Tensor, channel: Tensor | None) -> Tensor:
+        """Values [n, tokens, values] by the linear system."""
+        design = self._design if channel is None else channel.T @ self._design
+        nought = design[:, :, self._values :] @ self._nought.unsqueeze(2)  # [tokens, equations, 1]
+        found: Tensor = torch.linalg.lstsq(design, tokens.permute(1, 2, 0) - nought, driver="gelsd").solution
+        found = found.permute(2, 0, 1)
+        inverse_scale = found[..., self._values] + self._nought[:, 0]
+        return found[..., : self._values] / inverse_scale.clamp(min=_LEAST_SCALE).unsqueeze(2)
+
+    def _searched(self, tokens: Tensor, channel: Tensor, begin: Tensor) -> Tensor:
+        """Values by nonlinear least squares, from the linear answer and from noughts: for each token the better one."""
+        answers = [self._descended(tokens, channel, start) for start in (begin, torch.zeros_like(begin))]
+        (first, first_cost), (second, second_cost) = answers
+        return torch.where((first_cost <= second_cost).unsqueeze(2), first, second)
+
+    def _descended(self, tokens: Tensor, channel: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Levenberg (1944) and Marquardt (1963), every token by itself; values, and what is left of the square."""
+        left, slope = self._residual(tokens, channel, values)
+        cost, damping = left.square().sum(dim=2), torch.full(values.shape[:2], _DAMPING, dtype=torch.float64)
+        for _ in range(_STEPS):
+            normal = slope.transpose(2, 3) @ slope
+            scaled = torch.diag_embed(normal.diagonal(dim1=2, dim2=3) + _LEAST_SCALE) * damping[..., None, None]
+            step = torch.linalg.solve(normal + scaled, slope.transpose(2, 3) @ left.unsqueeze(3)).squeeze(3)
+            new_left, new_slope = self._residual(tokens, channel, values + step)
+            new_cost = new_left.square().sum(dim=2)
+            better = new_cost < cost
+            values = torch.where(better[..., None], values + step, values)
+            left = torch.where(better[..., None], new_left, left)
+            slope = torch.where(better[..., None, None], new_slope, slope)
+            cost = torch.where(better, new_cost, cost)
+            damping = torch.where(better, damping / 5, damping * 4).clamp(1e-12, 1e8)
+        return values, cost
+
+    def _residual(self, tokens: Tensor, channel: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``values`` do not explain of tokens [n, tokens, equations], and the slope of what they do."""
+        before = values @ self._weight.T + self._constants
+        centred = before - before.mean(dim=2, keepdim=True)
+        scale = centred.square().mean(dim=2, keepdim=True).sqrt()
+        unit = centred / scale
+        # d unit / d values = (A - unit (unit^T A) / width) / scale, A the weight with its columns centred.
+        weight = self._weight - self._weight.mean(dim=0)
+        gained = self._gain.unsqueeze(1) * channel
+        straight, turned = gained.T @ weight, unit @ weight / len(weight)
+        slope = (straight - (unit @ gained).unsqueeze(3) * turned.unsqueeze(2)) / scale.unsqueeze(3)
+        return tokens - unit @ gained, slope
 
 
 def find_inverter(embedding: nn.Module, samples: Tensor) -> Inverter | None:
