@@ -173,9 +173,9 @@ def test_compression_changes_bytes_on_links_and_no_bit_of_the_weights(
     pytest.importorskip("zstandard", reason="the extra zstd is not installed")
     shrunk = simulate("collaborative", {"learning.compression": "zstd"})
     assert _digests(shrunk) == _digests(collaborative)
-    # 0.57 is what zstd makes of these tensors in chunks of 256 KiB; here they are smaller.
-    assert 0.5 < shrunk["bytes"]["up"] / collaborative["bytes"]["up"] < 0.7
-    assert shrunk["bytes"]["isl"] < 0.75 * collaborative["bytes"]["isl"]
+    # 0.67 was measured with the whole demo. Sign and mantissa of bf16, half of it, hold nothing to be compressed.
+    assert 0.5 < shrunk["bytes"]["up"] / collaborative["bytes"]["up"] < 0.75
+    assert shrunk["bytes"]["isl"] < 0.8 * collaborative["bytes"]["isl"]
     # Plans are made of sizes that no chunk exceeds.
     planned = {a["chunk"]: a["size"] for r in shrunk["plan"].prediction["rounds"] for a in r["transfers"]}
     sent = {e["chunk"].partition("/")[2]: e["bytes"] for e in shrunk["events"] if e["kind"] == "transfer"}
