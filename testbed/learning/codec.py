@@ -2,28 +2,37 @@
 
 A codec is part of the experiment, not of the transport: whatever a codec loses, both the satellites and the ground
 compute with what is left, on board as over the link (``round_trip``).
+
+Everything is little-endian and row-major. ``int8`` rounds each token (a row of the last axis) by a scale of its own:
+first all scales, fp32, in the order of the tokens, then all values, int8. The scale is the largest magnitude of the
+token over 127, rounded up to 16 significant bits, so that every product of a scale and a value is exact in fp32:
+what was decoded is encoded to the same bytes again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from testbed.errors import IntegrityError, ScenarioError
-from testbed.learning.codec_sizes import WIDTHS, encoded_bytes
+from testbed.learning.codec_sizes import CODEC_SIZES, FIELD, encoded_bytes
 
-__all__ = ["CODECS", "Codec", "Error", "decode", "encode", "encoded_bytes", "error", "find_codec", "round_trip"]
+__all__ = ["CODECS", "CodecError", "decode", "encode", "encoded_bytes", "find_codec", "round_trip"]
+
+_LEVELS = 127
+_LOW_BITS = 0xFF
+"""Cleared in a scale, whose 16 significant bits times the 7 of the largest value are exact in 24."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """One way to write float32 values: ``pack`` and ``unpack`` (of so many bytes, into this shape) are each other's
-    inverse but for rounding."""
+    """One way to write float32 values: ``pack`` and ``unpack`` are each other's inverse but for rounding. ``unpack``
+    is told the shape, of at least one value, for which the length is right."""
 
     pack: Callable[[Tensor], bytes]
     unpack: Callable[[bytes, Sequence[int]], Tensor]
@@ -39,6 +48,16 @@ def _unpack_bf16(data: bytes, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy((np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32))
 
 
+def _pack_fp16(values: Tensor) -> bytes:
+    halves = values.to(torch.float16)
+    _check_finite(halves, values, "fp16", "finite values below 65520, the largest that fp16 rounds to; bf16 has more")
+    return halves.contiguous().numpy().astype("<f2", copy=False).tobytes()
+
+
+def _unpack_fp16(data: bytes, shape: Sequence[int]) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype="<f2").astype(np.float32))
+
+
 def _pack_fp32(values: Tensor) -> bytes:
     return values.contiguous().numpy().astype("<f4", copy=False).tobytes()
 
@@ -47,50 +66,34 @@ def _unpack_fp32(data: bytes, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
 
 
-_FP16_MAX = 65_504.0
-"""The largest finite half (IEEE 754 binary16)."""
-
-
-def _pack_fp16(values: Tensor) -> bytes:
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    if largest > _FP16_MAX:  # not-a-number and infinity are halves, too
-        raise IntegrityError(f"fp16 has no value of {largest:.3g}: it ends at {_FP16_MAX:g}; take bf16")
-    return values.to(torch.float16).contiguous().numpy().astype("<f2", copy=False).tobytes()
-
-
-def _unpack_fp16(data: bytes, shape: Sequence[int]) -> Tensor:
-    return torch.from_numpy(np.frombuffer(data, dtype="<f2").astype(np.float32))
-
-
-def _tokens(shape: Sequence[int]) -> tuple[int, int]:
-    """How many tokens a tensor has, and values in each."""
-    return math.prod(shape[:-1]), shape[-1] if shape else 1
-
-
-_STEPS = 127
-_SCALE_BITS = 0xFF
-"""Bits of a scale's mantissa that are cleared: what is left, times 127, is exact, so that rounding twice is rounding
-once."""
-
-
 def _pack_int8(values: Tensor) -> bytes:
-    """All tokens' scales (float32), then all values: round(value / scale), where the largest of a token is 127."""
-    tokens = values.contiguous().reshape(_tokens(values.shape))
-    if not tokens.numel():
-        return bytes(4 * len(tokens))
-    largest = torch.maximum(tokens.amax(dim=1), -tokens.amin(dim=1))
-    if not bool(torch.isfinite(largest).all()):
-        raise IntegrityError("int8 takes finite values: a token holds others")
-    scales = (((largest / _STEPS).view(torch.int32) + _SCALE_BITS) & ~_SCALE_BITS).view(torch.float32)
-    scaled = torch.div(tokens, torch.where(scales > 0, scales, 1.0).unsqueeze(1)).round_().to(torch.int8)
-    return scales.numpy().astype("<f4", copy=False).tobytes() + scaled.numpy().tobytes()
+    if not values.numel():
+        return b""
+    tokens = values.reshape(math.prod(values.shape[:-1]), -1)
+    work = tokens.abs()
+    largest = work.amax(dim=1, keepdim=True)  # a NaN of a token is its largest
+    _check_finite(largest, largest, "int8", "finite values")
+    bits = (largest / _LEVELS).view(torch.int32)
+    scales = ((bits + _LOW_BITS) & ~_LOW_BITS).view(torch.float32)
+    # A token of zeros has scale 0, and keeps its zeros. Rounded to nearest, ties to even.
+    torch.div(tokens, torch.where(scales == 0, 1.0, scales), out=work).round_()
+    return b"".join((scales.numpy().astype("<f4", copy=False).data, work.to(torch.int8).numpy().data))
 
 
 def _unpack_int8(data: bytes, shape: Sequence[int]) -> Tensor:
-    count, width = _tokens(shape)
+    count = math.prod(shape[:-1])
     scales = torch.from_numpy(np.frombuffer(data, dtype="<f4", count=count).astype(np.float32))
-    scaled = torch.from_numpy(np.frombuffer(data, dtype=np.int8, offset=4 * count).astype(np.float32))
-    return scaled.reshape(count, width).mul_(scales.unsqueeze(1))
+    values = np.frombuffer(data, dtype=np.int8, offset=scales.nbytes).astype(np.float32)
+    return torch.from_numpy(values).reshape(count, -1).mul_(scales.unsqueeze(1))
+
+
+def _check_finite(made: Tensor, values: Tensor, codec: str, allowed: str) -> None:
+    if bool(torch.isfinite(made).all()):
+        return
+    worst = values.abs().amax().item()  # infinity or NaN where one is among them
+    raise ScenarioError(
+        f"{codec} cannot hold the tensor", field=FIELD, found=f"a magnitude of {worst:g}", allowed=allowed
+    )
 
 
 CODECS: Mapping[str, Codec] = {
@@ -99,7 +102,8 @@ CODECS: Mapping[str, Codec] = {
     "fp32": Codec(_pack_fp32, _unpack_fp32),
     "int8": Codec(_pack_int8, _unpack_int8),
 }
-"""Every codec by the name a scenario gives it. All are little-endian and row-major."""
+"""Every codec by the name a scenario gives it. fp32 and bf16 carry infinities and NaN; fp16, whose range ends at 65504,
+and int8, which has no such values, refuse them, and fp16 what it would round to infinity."""
 
 
 def find_codec(name: str) -> Codec:
@@ -107,12 +111,12 @@ def find_codec(name: str) -> Codec:
     try:
         return CODECS[name]
     except KeyError:
-        allowed = ", ".join(sorted(WIDTHS))
-        raise ScenarioError("unknown codec", field="learning.codec", found=name, allowed=allowed) from None
+        raise ScenarioError("unknown codec", field=FIELD, found=name, allowed=", ".join(sorted(CODEC_SIZES))) from None
 
 
 def encode(tensor: Tensor, codec: str) -> bytes:
-    """``tensor`` (any shape, float32) as bytes. TypeError for another dtype: rounding twice must not go unseen."""
+    """``tensor`` (any shape, float32) as bytes. TypeError for another dtype: rounding twice must not go unseen.
+    ScenarioError (field learning.codec) for values that the codec refuses."""
     if tensor.dtype != torch.float32:
         raise TypeError(f"codecs take float32, not {tensor.dtype}")
     return find_codec(codec).pack(tensor.detach())
@@ -123,6 +127,8 @@ def decode(data: bytes | bytearray | memoryview, shape: Sequence[int], codec: st
     expected = encoded_bytes(shape, codec)
     if len(data) != expected:
         raise IntegrityError(f"{codec} tensor of shape {tuple(shape)} takes {expected} bytes, {len(data)} arrived")
+    if not expected:
+        return torch.zeros(tuple(shape))
     return find_codec(codec).unpack(bytes(data), shape).reshape(tuple(shape))
 
 
@@ -132,16 +138,40 @@ def round_trip(tensor: Tensor, codec: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Error:
-    """What a codec does to a tensor: the largest absolute error, and the root of the mean squared one against that of
-    the values."""
+class CodecError:
+    """By how much decoded tensors were off: sums, so that those of several tensors add up."""
 
-    max_abs: float
-    rms_relative: float
+    values: int = 0
+    max_abs: float = 0.0
+    squared_error: float = 0.0
+    squared_value: float = 0.0
 
+    @classmethod
+    def between(cls, exact: Tensor, decoded: Tensor) -> CodecError:
+        """Of one float32 tensor. Tokens are summed in fp32, their sums in fp64: a third of the time of all in fp64,
+        which a satellite would spend in every round, and off by 1e-8."""
+        if not exact.numel():
+            return cls()
+        error = exact.detach() - decoded
+        squares = [one.square().sum(dim=-1).sum(dtype=torch.float64).item() for one in (error, exact.detach())]
+        return cls(exact.numel(), error.abs().amax().item(), *squares)
 
-def error(tensor: Tensor, codec: str) -> Error:
-    """What ``codec`` does to this tensor (float32, not all zero)."""
-    difference = (round_trip(tensor, codec) - tensor).to(torch.float64)
-    relative = float((difference.square().sum() / tensor.to(torch.float64).square().sum()).sqrt())
-    return Error(float(difference.abs().max()), relative)
+    @classmethod
+    def total(cls, parts: Iterable[CodecError]) -> CodecError:
+        """Of several, in their order."""
+        listed = list(parts)
+        return cls(
+            sum(part.values for part in listed),
+            max((part.max_abs for part in listed), default=0.0),
+            math.fsum(part.squared_error for part in listed),
+            math.fsum(part.squared_value for part in listed),
+        )
+
+    @property
+    def relative_rms(self) -> float:
+        """Root mean square of the error over that of the values; 0 where there is nothing."""
+        return math.sqrt(self.squared_error / self.squared_value) if self.squared_value else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """For a report: the fields."""
+        return asdict(self)

@@ -15,6 +15,7 @@ from testbed.learning.codec import decode, encode
 from testbed.learning.features import Backbone
 from testbed.learning.head import head_scores
 from testbed.learning.partition import micro_batches
+from testbed.learning.protection import Protection, Unprotected
 from testbed.learning.tasks import Dataset, Samples
 
 _AT_ONCE_BYTES = 64 * 2**20
@@ -22,7 +23,7 @@ _AT_ONCE_BYTES = 64 * 2**20
 
 
 class Evaluator:
-    """Scores heads on features that went through the same rounding as those the heads were trained on.
+    """Scores heads on features that went through the same protection and rounding as those the heads were trained on.
 
     Features are computed when first asked for and kept: the encoder is frozen. The validation score may be taken
     after every round; the test score is for the end of a run and is given once, so that nothing is ever tuned on it.
@@ -35,13 +36,15 @@ class Evaluator:
         embedding: nn.Module,
         backbone: Backbone,
         codec: str,
+        protection: Protection | None = None,
     ) -> None:
         self._embedding = embedding
         self._backbone = backbone
         self._codec = codec
-        self._samples: dict[str, tuple[Samples, npt.NDArray[np.int64]]] = {
-            "validation": (dataset.train_x, validation_indices),
-            "test": (dataset.test_x, np.arange(len(dataset.test_y))),
+        self._protection = protection or Unprotected()
+        self._samples: dict[str, tuple[Samples, npt.NDArray[np.int64], str]] = {
+            "validation": (dataset.train_x, validation_indices, "train"),
+            "test": (dataset.test_x, np.arange(len(dataset.test_y)), "test"),
         }
         self._labels = {"validation": dataset.train_y[validation_indices], "test": dataset.test_y}
         self._features: dict[str, Tensor] = {}
@@ -84,17 +87,14 @@ class Evaluator:
 
     def payload(self, split: str) -> tuple[bytes, int]:
         """A split's encoded cut tensors, and how many."""
-        samples, rows = self._samples[split]
+        samples, rows, protected_as = self._samples[split]
         shape = self._backbone.shape
         largest = 4 * max(math.prod(samples.shape[1:]), shape.tokens * shape.width)
         with torch.no_grad():
             pieces = [
-                self._embedding(torch.tensor(samples[rows[part]]))
+                self._protection.apply(
+                    self._embedding(torch.tensor(samples[rows[part]])), protected_as, rows[part].tolist()
+                )
                 for part in micro_batches(len(rows), max(2, _AT_ONCE_BYTES // largest))
             ]
-            return encode(torch.cat(pieces), self._codec), len(rows)
-
-    def some(self, split: str, count: int) -> Tensor:
-        """The first samples of a split."""
-        samples, rows = self._samples[split]
-        return torch.tensor(samples[rows[:count]])
+        return encode(torch.cat(pieces), self._codec), len(rows)

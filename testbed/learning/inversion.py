@@ -1,120 +1,250 @@
-"""What the ground can see: a sample as least squares gives it back from its cut tensor.
+"""What the ground can see: samples, reconstructed from cut tensors by least squares.
 
-The embedding is public: it is the model's own, or follows from the seed. Whoever gets cut tensors knows the linear map
-that made them, and inverts it. A ViT-B/16's patch has 768 values and so has its token: nothing is lost but what codecs
-round. A narrower token keeps the part of a patch that it has room for.
+Weights are public, and the ground has them. An embedding that is linear is a system of linear equations in a sample's
+values: as many for each token as the token is wide, for the few values that went into it. Two kinds are solved. They
+are known by their layers, not by their names:
+
+* patches: a convolution whose kernel is its stride, and constants (positions, class tokens): ViT and its kin. Each
+  patch is a system of its own.
+* tokens of values: a linear layer over each token's values, constants, and perhaps a LayerNorm: MiniLM's embedding of
+  Landsat's bands. LayerNorm takes two numbers from every token, its mean and its scale. As the constants are known,
+  what comes out is still linear in values / scale, 1 / scale and mean / scale: two unknowns more.
+
+Where a projection leaves fewer equations than unknowns, the answer is the one nearest to what is nought for the layer:
+the data set's mean, where the embedding centres its samples. Behind a LayerNorm as many equations as values may still
+be enough, because mean and scale follow from the values: the search goes on from there by nonlinear least squares.
+
+It is a floor for what can be seen. Who knows what pictures look like sees more, never less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from testbed.learning import codec
-from testbed.learning.codec import CODECS
-from testbed.learning.model import Embedding
-from testbed.learning.models.loading import Pixels
-
-PEAK = 255.0
-"""Of uint8 values, which PSNR is against."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """Under one codec: bytes of a sample's cut tensor, what rounding does to it, and how well the sample comes back.
-    ``psnr_db`` is infinite where nothing differs, and None where nobody knows how to invert the embedding."""
-
-    codec: str
-    cut_bytes: int
-    raw_bytes: int
-    rms_relative: float
-    max_abs: float
-    psnr_db: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form: an infinite PSNR is None beside an error of 0."""
-        found = asdict(self)
-        return {**found, "psnr_db": None if self.psnr_db is None or math.isinf(self.psnr_db) else self.psnr_db}
+BYTE_PEAK = 255.0
+"""The range of values that are stored in a byte each."""
+_PROOF_DB = 60.0
+"""What an inverter reaches on cut tensors that nobody rounded, or it does not fit the embedding."""
+_LEAST_SCALE = 1e-6
+"""Of 1 / scale, which noise may drive below zero."""
+_STEPS = 40
+_DAMPING = 1e-2
 
 
-def sights(embedding: nn.Module, samples: Tensor, raw_bytes: int) -> list[Sight]:
-    """What the ground sees of these samples [n, ...], codec by codec."""
+def psnr_db(exact: Tensor, estimate: Tensor, peak: float = BYTE_PEAK) -> float:
+    """Peak signal-to-noise ratio: 10 log10(peak^2 / mean squared error), in dB; infinity where both are equal, minus
+    infinity where there is no range."""
+    error = float((exact.to(torch.float64) - estimate.to(torch.float64)).square().mean())
+    if not error or not peak:
+        return math.inf if not error else -math.inf
+    return 10 * math.log10(peak**2 / error)
+
+
+class Inverter(ABC):
+    """Solves one embedding for its samples."""
+
+    @abstractmethod
+    def solve(self, cut: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """Cut tensors [n, tokens, width], as they arrived, to samples [n, ...] in float64, neither rounded nor clipped.
+        ``matrix`` [width, width] is what tokens were multiplied by before they were sent, where they were."""
+
+
+class PatchInverter(Inverter):
+    """Of an embedding that begins with a convolution of patches, side by side."""
+
+    def __init__(self, conv: nn.Conv2d, seen: _Seen) -> None:
+        channels, height, width = conv.weight.shape[1:]
+        rows, columns = seen.before.shape[2] // height, seen.before.shape[3] // width
+        self._patch = (rows, columns, channels, height, width)
+        self._weight = conv.weight.detach().to(torch.float64).flatten(1)
+        self._prefix = seen.cut.shape[1] - rows * columns
+        self._constants = seen.cut[0, self._prefix :] - seen.after[0].flatten(1).T + _bias(conv)
+        self._seen = seen
+
+    def solve(self, cut: Tensor, matrix: Tensor | None = None) -> Tensor:
+        design, known = _through(matrix, self._weight, self._constants)
+        patches = (cut[:, self._prefix :].to(torch.float64) - known).flatten(0, 1)
+        values = torch.linalg.lstsq(design, patches.T, driver="gelsd").solution.T
+        rows, columns, channels, height, width = self._patch
+        laid = values.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+        return self._seen.samples(laid.reshape(-1, channels, rows * height, columns * width))
+
+
+class TokenInverter(Inverter):
+    """Of an embedding that is a linear layer over each token's values."""
+
+    def __init__(self, linear: nn.Linear, seen: _Seen) -> None:
+        self._weight = linear.weight.detach().to(torch.float64)
+        self._constants = seen.cut[0] - seen.after[0] + _bias(linear)
+        self._seen = seen
+
+    def solve(self, cut: Tensor, matrix: Tensor | None = None) -> Tensor:
+        design, known = _through(matrix, self._weight, self._constants)
+        tokens = cut.to(torch.float64) - known
+        values = torch.linalg.lstsq(design, tokens.flatten(0, 1).T, driver="gelsd").solution.T
+        return self._seen.samples(values.reshape(*tokens.shape[:2], -1))
+
+
+class NormalisedTokenInverter(Inverter):
+    """The same with a LayerNorm behind it: (values, 1, -mean) / scale are the unknowns of every token."""
+
+    def __init__(self, linear: nn.Linear, norm: nn.LayerNorm, seen: _Seen) -> None:
+        self._weight, self._gain, self._shift = (
+            one.detach().to(torch.float64) for one in (linear.weight, norm.weight, norm.bias)
+        )
+        self._constants = constants = seen.normed[0] - seen.after[0] + _bias(linear)  # [tokens, width]
+        tokens, self._values = len(constants), self._weight.shape[1]
+        columns = [self._weight.expand(tokens, -1, -1), constants.unsqueeze(2), torch.ones_like(constants).unsqueeze(2)]
+        self._design = torch.cat(columns, dim=2) * self._gain.unsqueeze(1)  # [tokens, width, values + 2]
+        # The token of a sample of noughts, from which unknowns count, so that what cannot be known is as in that one.
+        scale, mean = constants.std(dim=1, correction=0), constants.mean(dim=1)
+        self._nought = torch.stack([1 / scale, -mean / scale], dim=1)  # [tokens, 2]
+        self._seen = seen
+
+    def solve(self, cut: Tensor, matrix: Tensor | None = None) -> Tensor:
+        if matrix is None:
+            return self._seen.samples(self._linear(cut.to(torch.float64) - self._shift, None))
+        rows = torch.linalg.svd(matrix).Vh[: int(torch.linalg.matrix_rank(matrix))]
+        channel = matrix @ rows.T  # [width, rank]: what is left of the map in the coordinates of where it leads
+        left = cut.to(torch.float64) @ rows.T - self._shift @ channel
+        values = self._linear(left, channel)
+        if self._values <= len(rows) < self._values + 2:
+            values = self._searched(left, channel, values)
+        return self._seen.samples(values)
+
+    def _linear(self, tokens: Tensor, channel: Tensor | None) -> Tensor:
+        """Values [n, tokens, values] by the linear system."""
+        design = self._design if channel is None else channel.T @ self._design
+        nought = design[:, :, self._values :] @ self._nought.unsqueeze(2)  # [tokens, equations, 1]
+        found: Tensor = torch.linalg.lstsq(design, tokens.permute(1, 2, 0) - nought, driver="gelsd").solution
+        found = found.permute(2, 0, 1)
+        inverse_scale = found[..., self._values] + self._nought[:, 0]
+        return found[..., : self._values] / inverse_scale.clamp(min=_LEAST_SCALE).unsqueeze(2)
+
+    def _searched(self, tokens: Tensor, channel: Tensor, begin: Tensor) -> Tensor:
+        """Values by nonlinear least squares, from the linear answer and from noughts: for each token the better one."""
+        answers = [self._descended(tokens, channel, start) for start in (begin, torch.zeros_like(begin))]
+        (first, first_cost), (second, second_cost) = answers
+        return torch.where((first_cost <= second_cost).unsqueeze(2), first, second)
+
+    def _descended(self, tokens: Tensor, channel: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Levenberg (1944) and Marquardt (1963), every token by itself; values, and what is left of the square."""
+        left, slope = self._residual(tokens, channel, values)
+        cost, damping = left.square().sum(dim=2), torch.full(values.shape[:2], _DAMPING, dtype=torch.float64)
+        for _ in range(_STEPS):
+            normal = slope.transpose(2, 3) @ slope
+            scaled = torch.diag_embed(normal.diagonal(dim1=2, dim2=3) + _LEAST_SCALE) * damping[..., None, None]
+            step = torch.linalg.solve(normal + scaled, slope.transpose(2, 3) @ left.unsqueeze(3)).squeeze(3)
+            new_left, new_slope = self._residual(tokens, channel, values + step)
+            new_cost = new_left.square().sum(dim=2)
+            better = new_cost < cost
+            values = torch.where(better[..., None], values + step, values)
+            left = torch.where(better[..., None], new_left, left)
+            slope = torch.where(better[..., None, None], new_slope, slope)
+            cost = torch.where(better, new_cost, cost)
+            damping = torch.where(better, damping / 5, damping * 4).clamp(1e-12, 1e8)
+        return values, cost
+
+    def _residual(self, tokens: Tensor, channel: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``values`` do not explain of tokens [n, tokens, equations], and the slope of what they do."""
+        before = values @ self._weight.T + self._constants
+        centred = before - before.mean(dim=2, keepdim=True)
+        scale = centred.square().mean(dim=2, keepdim=True).sqrt()
+        unit = centred / scale
+        # d unit / d values = (A - unit (unit^T A) / width) / scale, A the weight with its columns centred.
+        weight = self._weight - self._weight.mean(dim=0)
+        gained = self._gain.unsqueeze(1) * channel
+        straight, turned = gained.T @ weight, unit @ weight / len(weight)
+        slope = (straight - (unit @ gained).unsqueeze(3) * turned.unsqueeze(2)) / scale.unsqueeze(3)
+        return tokens - unit @ gained, slope
+
+
+def find_inverter(embedding: nn.Module, samples: Tensor) -> Inverter | None:
+    """What solves an embedding, proved on ``samples`` [n, ...], a few real ones; None where none here does."""
     with torch.no_grad():
-        cut = embedding(samples)
-    invert = _inverse(embedding)
-    found = []
-    for name in sorted(CODECS):
-        off = codec.error(cut, name)
-        psnr_db = None if invert is None else psnr(invert(codec.round_trip(cut, name)), samples)
-        cut_bytes = codec.encoded_bytes(cut.shape, name) // len(samples)
-        found.append(Sight(name, cut_bytes, raw_bytes, off.rms_relative, off.max_abs, psnr_db))
-    return found
-
-
-def psnr(seen: Tensor, true: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB: 10 log10(255^2 / mean squared error)."""
-    error = float((seen.to(torch.float64) - true.to(torch.float64)).square().mean())
-    return math.inf if error == 0.0 else 10 * math.log10(PEAK**2 / error)
-
-
-Inverse = Callable[[Tensor], Tensor]
-"""Cut tensors to samples."""
-
-
-def _inverse(embedding: nn.Module) -> Inverse | None:
-    """By structure: one convolution over patches that do not overlap, or a linear map of values below a LayerNorm."""
-    patches = [m for m in embedding.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride]
-    pixels = [m for m in embedding.modules() if isinstance(m, Pixels)]
-    if len(patches) == 1 and len(pixels) == 1:
-        return lambda cut: _images(embedding, patches[0], pixels[0], cut)
-    if isinstance(embedding, Embedding):
-        return lambda cut: _values(embedding, cut)
+        for build in (_patches, _tokens):
+            inverter = build(embedding, samples)
+            if inverter is not None:
+                peak = BYTE_PEAK if samples.dtype == torch.uint8 else float(samples.max() - samples.min())
+                if psnr_db(samples, inverter.solve(embedding(samples)), peak) >= _PROOF_DB:
+                    return inverter
     return None
 
 
-def _images(embedding: nn.Module, patch: nn.Conv2d, pixels: Pixels, cut: Tensor) -> Tensor:
-    """The tokens of patches come last, after those of classes and registers. What positions and biases add to each is
-    what a black image gives."""
-    channels, (high, wide) = patch.in_channels, (int(patch.kernel_size[0]), int(patch.kernel_size[1]))
-    weight = patch.weight.detach().to(torch.float64).reshape(patch.out_channels, -1)
-    side = math.isqrt(cut.shape[1])
-    black = torch.zeros((2, side * high, side * wide, channels), dtype=torch.uint8)
-    with torch.no_grad():
-        offset = embedding(black)[:1, -(side * side) :].to(torch.float64)
-        # The black image is not zero once it is scaled: what its values add is taken off again.
-        scaled = ((black[:1].to(torch.float64) / PEAK) - pixels.means) / pixels.deviations
-    base = _patches(scaled, high, wide) @ weight.T
-    tokens = cut[:, -(side * side) :].to(torch.float64) - offset + base
-    solved = torch.linalg.lstsq(weight, tokens.reshape(-1, patch.out_channels).T).solution.T
-    grid = solved.reshape(len(cut), side, side, channels, high, wide).permute(0, 1, 4, 2, 5, 3)
-    values = grid.reshape(len(cut), side * high, side * wide, channels)
-    seen: Tensor = ((values * pixels.deviations + pixels.means) * PEAK).clamp(0.0, PEAK)
-    return seen
+def _patches(embedding: nn.Module, samples: Tensor) -> Inverter | None:
+    convs = [one for one in embedding.modules() if isinstance(one, nn.Conv2d) and one.kernel_size == one.stride]
+    seen = _observe(embedding, convs[0], None, samples) if len(convs) == 1 else None
+    return PatchInverter(convs[0], seen) if seen is not None else None
 
 
-def _patches(images: Tensor, high: int, wide: int) -> Tensor:
-    """Images [n, height, width, channels] to [n, patches, channels x high x wide], as a convolution has them."""
-    n, height, width, channels = images.shape
-    cut = images.reshape(n, height // high, high, width // wide, wide, channels).permute(0, 1, 3, 5, 2, 4)
-    return cut.reshape(n, (height // high) * (width // wide), channels * high * wide)
+def _tokens(embedding: nn.Module, samples: Tensor) -> Inverter | None:
+    linears = [
+        one
+        for one in embedding.modules()
+        if isinstance(one, nn.Linear) and one.in_features == samples.shape[-1] and samples.ndim == 3
+    ]
+    norms = [one for one in embedding.modules() if isinstance(one, nn.LayerNorm)]
+    if len(linears) != 1 or len(norms) > 1:
+        return None
+    seen = _observe(embedding, linears[0], norms[0] if norms else None, samples)
+    if seen is None:
+        return None
+    return NormalisedTokenInverter(linears[0], norms[0], seen) if norms else TokenInverter(linears[0], seen)
 
 
-def _values(embedding: Embedding, cut: Tensor) -> Tensor:
-    """The LayerNorm's scale and shift undone; the mean and deviation it took off each token are two unknowns more."""
-    norm, bands = embedding.norm, embedding.bands
-    weight = bands.weight.detach().to(torch.float64)
-    known = (bands.bias + embedding.token_type + embedding.positions).detach().to(torch.float64)
-    plain = (cut.to(torch.float64) - norm.bias.detach()) / norm.weight.detach()
-    width = plain.shape[-1]
-    # weight @ values + known = deviation * plain + mean, so [weight, -plain, -1] @ [values, deviation, mean] = -known.
-    ones = torch.ones((*plain.shape, 1), dtype=torch.float64)
-    system = torch.cat([weight.expand(*plain.shape[:2], width, -1), -plain.unsqueeze(-1), -ones], dim=-1)
-    right = -known.expand(len(cut), -1, -1).unsqueeze(-1)
-    solved = torch.linalg.lstsq(system, right).solution.squeeze(-1)[..., : weight.shape[1]]
-    seen: Tensor = (solved * embedding.deviations + embedding.means).clamp(0.0, PEAK)
-    return seen
+class _Seen:
+    """What is at a layer and behind it while the embedding runs on a sample of zeros, and how samples come to it.
+
+    ``before`` and ``after`` are the layer's input and output, ``normed`` is what goes into the LayerNorm, ``cut`` comes
+    out of the embedding: all [1, ...] float64.
+    """
+
+    def __init__(self, before: Tensor, after: Tensor, normed: Tensor, cut: Tensor) -> None:
+        self.before, self.after, self.normed, self.cut = before, after, normed, cut
+        self._gain = torch.ones_like(before)
+        self._order: tuple[int, ...] = tuple(range(before.ndim))
+
+    def scaled(self, before_top: Tensor, top: float, sample_shape: tuple[int, ...]) -> _Seen | None:
+        """Told what the layer is given for a sample of ``top`` alone. None where its input is no sample, scaled."""
+        shape = tuple(self.before.shape[1:])
+        orders = {shape: self._order, (*shape[1:], shape[0]): (0, *range(2, self.before.ndim), 1)}
+        self._gain = (before_top - self.before) / top
+        self._order = orders.get(sample_shape, ())
+        return self if self._order and bool((self._gain != 0).all()) else None
+
+    def samples(self, given: Tensor) -> Tensor:
+        """Samples from what the layer was given for them."""
+        return ((given - self.before) / self._gain).permute(self._order)
+
+
+def _observe(embedding: nn.Module, layer: nn.Module, norm: nn.Module | None, samples: Tensor) -> _Seen | None:
+    caught: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def catch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        caught[module] = (inputs[0].to(torch.float64), output.to(torch.float64))
+
+    hooks = [one.register_forward_hook(catch) for one in (layer, norm) if one is not None]
+    try:
+        cut = embedding(torch.zeros_like(samples[:2]))[:1].to(torch.float64)  # two: kernels for one differ
+        (before, after), (normed, _) = caught[layer], caught.get(norm, (cut, cut)) if norm else (cut, cut)
+        top = BYTE_PEAK if samples.dtype == torch.uint8 else 1.0
+        embedding(torch.full_like(samples[:2], top))
+        before_top, _ = caught[layer]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Seen(before[:1], after[:1], normed[:1], cut).scaled(before_top[:1], top, tuple(samples.shape[1:]))
+
+
+def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    return torch.zeros(1, dtype=torch.float64) if layer.bias is None else layer.bias.detach().to(torch.float64)
+
+
+def _through(matrix: Tensor | None, design: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's weight [width, values] and constants [..., width] with every token multiplied by ``matrix``."""
+    return (design, known) if matrix is None else (matrix.T @ design, known @ matrix)

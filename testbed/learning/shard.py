@@ -11,6 +11,7 @@ from testbed.learning import codec
 from testbed.learning.learners import Learner, Standing
 from testbed.learning.models import open_model
 from testbed.learning.placement import dataset, encoded_indices, part_counts, round_indices
+from testbed.learning.protection import open_protection
 from testbed.mission import MissionPlan
 from testbed.scenario import Scenario
 
@@ -23,7 +24,8 @@ class CutMaker:
         self._satellites = satellites
         data = dataset(scenario.learning)
         self._samples = data.train_x
-        self._embedding = open_model(scenario.learning).embedding(data.layout, scenario.seed)
+        self.embedding = open_model(scenario.learning).embedding(data.layout, scenario.seed)
+        self.protection = open_protection(scenario)
 
     def rows(self, round: int, node: str) -> Tensor:
         """The samples of a node in a round, as indices into the training data."""
@@ -38,11 +40,18 @@ class CutMaker:
         rows = self.encoded_rows(round, node)
         return list(rows.split(list(part_counts(len(rows), self._scenario.learning))))
 
-    def make(self, rows: Tensor) -> bytes:
-        """The cut tensors [n, tokens, width] of these rows, encoded for the wire."""
+    def samples(self, rows: Tensor) -> Tensor:
+        """Training samples [n, ...] by index."""
+        return torch.tensor(self._samples[rows.numpy()])
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Cut tensors [n, tokens, width] of training samples by index, protected as the scenario says."""
         with torch.no_grad():
-            cut = self._embedding(torch.tensor(self._samples[rows.numpy()]))
-        return codec.encode(cut, self._scenario.learning.codec)
+            return self.protection.apply(self.embedding(self.samples(rows)), "train", rows.tolist())
+
+    def make(self, rows: Tensor) -> bytes:
+        """The same, encoded for the wire."""
+        return codec.encode(self.embed(rows), self._scenario.learning.codec)
 
 
 class Shard:
@@ -57,11 +66,22 @@ class Shard:
         """The feature cache: by index into the training data."""
         self._start: tuple[int, Standing] | None = None
         """Where the learner was when the latest round began: a round that is begun again begins from the same."""
+        self._errors: tuple[int, dict[int, codec.CodecError]] = (0, {})
+        """By how much encoded cut tensors are off: of a round's parts."""
         self.learner = learner
 
     def embed(self, round: int, part: int) -> bytes:
         """One part of this round's cut tensors [n, tokens, width], encoded for the wire."""
-        return self._cuts.make(self._cuts.parts(round, self._node)[part])
+        cut, name = self._cuts.embed(self._cuts.parts(round, self._node)[part]), self._plan.scenario.learning.codec
+        payload = codec.encode(cut, name)
+        known = self._errors[1] if self._errors[0] == round else {}
+        self._errors = (round, {**known, part: codec.CodecError.between(cut, codec.decode(payload, cut.shape, name))})
+        return payload
+
+    def codec_error(self, round: int) -> codec.CodecError:
+        """By how much what :meth:`embed` made in a round is off, all parts together."""
+        known, errors = self._errors
+        return codec.CodecError.total(errors[part] for part in sorted(errors)) if known == round else codec.CodecError()
 
     def inputs(self, round: int, payloads: Sequence[bytes]) -> Tensor:
         """What the learner trains on in a round, from what was computed for it, part by part: encoded features (or cut

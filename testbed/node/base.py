@@ -19,6 +19,7 @@ from testbed.link.plan import LinkPlan
 from testbed.mission import MissionPlan
 from testbed.node.orders import Order, Report, attempted
 from testbed.transfer.chunks import Chunk, ChunkId, chunk_sizes, join, split
+from testbed.transfer.compression import open_compression
 from testbed.transfer.shelf import ChunkGone
 from testbed.transfer.transport import CHUNKS_IN_FLIGHT, Delivery, Transport
 from testbed.transfer.turns import Turns
@@ -105,6 +106,7 @@ class Node(ABC):
         without its bytes in memory."""
         self.received: Callable[[], Counter[str]] = Counter
         """What the host's receiving end met, counted."""
+        self._compression = open_compression(plan.scenario.learning.compression)
         self._told: Counter[str] = Counter()
         self._lanes: dict[str, Turns] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -213,9 +215,9 @@ class Node(ABC):
         if tensor not in self.strategy.tensors:
             allowed = ", ".join(sorted(self.strategy.tensors))
             raise IntegrityError(f"{self.strategy.name!r} may not send a {tensor!r}; allowed: {allowed}")
-        size = self.plan.scenario.chunk_bytes
-        chunks = split(payload, size, run=self.run, round=self.round, phase=phase, origin=origin, tensor=tensor)
-        return [self.lay(chunk) for chunk in chunks]
+        size, shrink = self.plan.scenario.chunk_bytes, self._compression.shrink
+        what = {"run": self.run, "phase": phase, "origin": origin, "tensor": tensor}
+        return [self.lay(chunk) for chunk in split(payload, size, round=self.round, **what, shrink=shrink)]
 
     def in_attempt(self, step: str) -> str:
         """The phase of chunks that are made anew in every attempt at a round."""
@@ -229,7 +231,9 @@ class Node(ABC):
 
     async def collect(self, tensor: str, phase: str, origin: str, size: int) -> bytes:
         """A tensor's bytes as soon as all of them are here."""
-        return join([await self.mailbox.get(identity) for identity in self._pieces(tensor, phase, origin, size)])
+        sizes = chunk_sizes(size, self.plan.scenario.chunk_bytes)
+        chunks = [await self.mailbox.get(identity) for identity in self._pieces(tensor, phase, origin, size)]
+        return join(chunks, lambda chunk: self._compression.restore(chunk.payload, sizes[chunk.id.index]))
 
     def _pieces(self, tensor: str, phase: str, origin: str, size: int) -> list[ChunkId]:
         count = len(chunk_sizes(size, self.plan.scenario.chunk_bytes))

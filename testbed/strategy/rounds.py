@@ -69,6 +69,7 @@ async def report_done(satellite: Satellite, loss: float, count: int, *, apart: b
         samples=count,
         weights_sha256=learner.sha256(),
         average_deviation=learner.deviation,
+        codec_error=satellite.shard.codec_error(satellite.round).to_dict(),
         blob=learner.pack() if first or apart else b"",
     )
 

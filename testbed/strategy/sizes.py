@@ -26,6 +26,11 @@ def feature_bytes(plan: MissionPlan, count: int) -> int:
     return encoded_bytes((count, width), plan.scenario.learning.codec)
 
 
+def token_width(scenario: Scenario) -> int:
+    """Values of one token of a cut tensor."""
+    return placement.model_shape(scenario.learning).width
+
+
 def head_bytes(plan: MissionPlan) -> int:
     """Bytes of one head: weight and bias in fp32."""
     learning = plan.scenario.learning

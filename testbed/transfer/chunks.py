@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,22 +129,41 @@ def chunk_sizes(size: int, chunk_bytes: int) -> tuple[int, ...]:
     return (chunk_bytes,) * whole + ((rest,) if rest or not whole else ())
 
 
-def split(data: bytes, chunk_bytes: int, *, run: str, round: int, phase: str, origin: str, tensor: str) -> list[Chunk]:
-    """Cut a tensor's bytes into chunks without a route."""
+def _as_it_is(payload: bytes) -> bytes:
+    return payload
+
+
+def _payload(chunk: Chunk) -> bytes:
+    return chunk.payload
+
+
+def split(
+    data: bytes,
+    chunk_bytes: int,
+    *,
+    run: str,
+    round: int,
+    phase: str,
+    origin: str,
+    tensor: str,
+    shrink: Callable[[bytes], bytes] = _as_it_is,
+) -> list[Chunk]:
+    """Cut a tensor's bytes into chunks without a route. ``shrink`` makes of each piece what crosses links."""
     sizes = chunk_sizes(len(data), chunk_bytes)
     chunks = []
     offset = 0
     for index, size in enumerate(sizes):
-        payload = data[offset : offset + size]
+        payload = shrink(data[offset : offset + size])
         offset += size
         identity = ChunkId(run, round, phase, origin, tensor, index)
         chunks.append(Chunk(identity, len(sizes), (), payload, hashlib.sha256(payload).hexdigest()))
     return chunks
 
 
-def join(chunks: Iterable[Chunk]) -> bytes:
-    """Put a tensor's chunks together; every index must be there exactly once."""
+def join(chunks: Iterable[Chunk], restore: Callable[[Chunk], bytes] = _payload) -> bytes:
+    """Put a tensor's chunks together; every index must be there exactly once. ``restore`` undoes what ``split``'s
+    ``shrink`` did."""
     ordered = sorted(chunks, key=lambda chunk: chunk.id.index)
     if not ordered or [chunk.id.index for chunk in ordered] != list(range(ordered[0].count)):
         raise IntegrityError(f"tensor incomplete: {[chunk.id.index for chunk in ordered]}")
-    return b"".join(chunk.payload for chunk in ordered)
+    return b"".join(restore(chunk) for chunk in ordered)

@@ -179,3 +179,38 @@ def test_who_holds_what_is_shown(make_run: MakeRun) -> None:
     assert "Who holds what" in text
     assert "<td>sat-0-0</td><td>3</td><td>1,042</td><td>1,045</td>" in text
     assert "<th>0 sea</th><th>1 sea</th>" in text
+
+
+def test_says_what_the_ground_can_see(make_run: MakeRun) -> None:
+    one = {"bytes_per_sample": 6912, "max_abs_error": 0.0061, "relative_rms_error": 0.00167, "psnr_db": 90.63}
+    privacy = {
+        "codec": "bf16",
+        "compression": "none",
+        "protection": "noise",
+        "noise_ratio": 0.25,
+        "projection_dimensions": None,
+        "samples": 64,
+        "raw_bytes_per_sample": 36,
+        "blind_psnr_db": 20.93,
+        "codecs": [
+            {"codec": "fp32", **one, "psnr_db": None, "exact_share": None},
+            {"codec": "bf16", **one, "exact_share": 0.987},
+        ],
+    }
+    error = {"values": 10, "max_abs": 0.5, "squared_error": 3.0, "squared_value": 300.0}
+    history = [{"round": 1, "codec_error": error}, {"round": 2, "codec_error": {**error, "squared_error": 9.0}}]
+    run = make_run(privacy=privacy, history=history)
+    words = _Page(write_report(run).read_text(encoding="utf-8")).words
+    for expected in (
+        "What the ground can see",
+        "bf16 (this run)",
+        "192.0 x",
+        "90.6 dB",
+        "98.7%",
+        "20.9 dB",
+        "Noise of 0.25",
+    ):
+        assert expected in words, expected
+    assert "off by 0.5 at most, in root mean square by 0.141" in words  # sqrt(12 / 600)
+    assert summary(read_figures(run))["privacy"] == privacy
+    assert "What the ground can see" not in page(read_figures(make_run()))

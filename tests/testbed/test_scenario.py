@@ -186,6 +186,9 @@ BAD: list[tuple[str, str, str, str, str]] = [
     ("  rounds: 10\n", "", "learning.rounds", "missing", "nothing"),
     ("  rounds: 10", "  rounds: 10\n  rounds: 11", "learning.rounds", "twice", "again after line"),
     ("  mode: head", "  mode: tail", "learning.mode", "not one of the choices", "u-shaped"),
+    ("  codec: bf16", "  noise_ratio: 0.1", "learning.noise_ratio", "only protection noise uses", "a number"),
+    ("  codec: bf16", "  projection_dimensions: 9", "learning.projection_dimensions", "only protection", "a whole"),
+    ("  codec: bf16", "  compression: zip", "learning.compression", "not one of the choices", "none or zstd"),
     ("  codec: bf16", "  codec: bf61", "learning.codec", "did you mean bf16", "fp32"),
     ("  dataset: landsat", "  dataset: nowhere/at-all.npz", "learning.dataset", "no such data set", "landsat"),
     ("  model: minilm", "  model: gpt", "learning.model", "no such model", "minilm"),
@@ -256,6 +259,16 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a directory": (_directory, "is a file"),
     "a pipe": (_fifo, "is a file"),
 }
+
+
+def test_a_key_that_another_needs_is_named_with_what_it_takes(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(_changed("  codec: bf16", "  protection: noise"))
+    with pytest.raises(ScenarioError, match="protection noise needs this key") as caught:
+        load_scenario(str(path))
+    error = caught.value
+    assert (error.field, error.found) == ("learning.noise_ratio", "nothing")
+    assert "more than 0" in str(error.allowed) and error.line is not None
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
