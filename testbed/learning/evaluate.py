@@ -19,7 +19,7 @@ from testbed.learning.protection import Protection, Unprotected
 from testbed.learning.tasks import Dataset, Samples
 
 _AT_ONCE_BYTES = 64 * 2**20
-"""What samples of images may take as floating point at a time: a guest's memory is 4 GB, and shared by all nodes."""
+"""What samples of images may take as floating point at a time: a guest's memory is shared by all nodes."""
 
 
 class Evaluator:

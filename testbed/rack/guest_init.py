@@ -169,6 +169,18 @@ def _reap() -> list[tuple[int, int]]:
     return ended
 
 
+def tell_of_memory() -> None:
+    """Say in the log if the kernel killed processes to have their memory: they could not say so themselves."""
+    with open("/proc/vmstat", encoding="ascii") as stream:
+        killed = dict(line.split() for line in stream).get("oom_kill", "0")
+    if killed == "0":
+        return
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        total_mb = int(stream.readline().split()[1]) >> 10
+    words = f"guest: out of memory: {killed} of its processes were killed; all of it together has {total_mb} MB\n"
+    os.write(2, words.encode())
+
+
 def main() -> None:
     """Everything, in order; the exit code goes to ``exit`` in the control directory."""
     null = os.open("/dev/null", os.O_RDWR)  # the kernel's console is no device: 0, 1 and 2 are closed
@@ -187,6 +199,7 @@ def main() -> None:
         load_modules(guest["modules_folder"], guest["modules"])
     raise_loopback()
     code = run(guest["argv"], guest["env"], guest["cwd"])
+    tell_of_memory()
     for descriptor in (1, 2):
         termios.tcdrain(descriptor)
     with open(os.path.join(CONTROL, "exit"), "w", encoding="ascii") as stream:

@@ -168,14 +168,24 @@ def _covered(paths: Sequence[Path]) -> list[Path]:
     return covered
 
 
-def _check_memory(memory_mb: int) -> None:
-    # A guest's memory is a lazily filled file in /dev/shm; one that is too small kills the guest by SIGBUS, later.
+def guest_memory_mb(least_mb: int, greatest_mb: int) -> int:
+    """What a guest may have: half of what is free in /dev/shm, within these limits. It takes what it touches."""
+    free_mb = _free_mb()
+    return least_mb if free_mb is None else min(greatest_mb, max(least_mb, free_mb // 2))
+
+
+def _free_mb() -> int | None:
     try:
         facts = os.statvfs("/dev/shm")  # noqa: S108
     except OSError:
-        return
-    free_mb = facts.f_bavail * facts.f_frsize >> 20
-    if free_mb < memory_mb:
+        return None
+    return facts.f_bavail * facts.f_frsize >> 20
+
+
+def _check_memory(memory_mb: int) -> None:
+    # A guest's memory is a lazily filled file in /dev/shm; one that is too small kills the guest by SIGBUS, later.
+    free_mb = _free_mb()
+    if free_mb is not None and free_mb < memory_mb:
         raise RackError(
             f"/dev/shm has {free_mb} MB free, the guest wants {memory_mb} MB: "
             f"run `mount -o remount,size={memory_mb + 64}M /dev/shm` as root"

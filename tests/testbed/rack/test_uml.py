@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from testbed.errors import Interrupted, KernelError, RackError
 from testbed.rack.kernel import GuestKernel, find_guest_kernel
-from testbed.rack.uml import run_in_guest
+from testbed.rack.uml import guest_memory_mb, run_in_guest
 
 pytestmark = pytest.mark.guest
 GONE_WITHIN_S = 30.0
@@ -176,7 +177,7 @@ def test_the_guest_dies_with_its_caller(guest: Guest, root: Path, victim: str) -
 import os, sys, threading, time
 from pathlib import Path
 from testbed.rack.kernel import GuestKernel
-from testbed.rack.uml import run_in_guest
+from testbed.rack.uml import guest_memory_mb, run_in_guest
 if os.fork() == 0:
     time.sleep({GONE_WITHIN_S + 30})  # a child that inherits whatever pipes are open
     os._exit(0)
@@ -239,6 +240,21 @@ def test_a_guest_without_memory_is_an_error(guest: Guest) -> None:
     with pytest.raises(RackError, match=r"died|/dev/shm"):
         guest.run("/bin/true", memory_mb=8)
     assert guest.left() == []
+
+
+def test_a_guest_that_runs_out_of_memory_says_so(guest: Guest) -> None:
+    script = "held = [bytearray(b'1' * (8 << 20)) for _ in range(64)]"  # little by little: none is refused
+    assert guest.run(sys.executable, "-c", script, memory_mb=256) == 128 + signal.SIGKILL
+    said = re.search(r"out of memory: 1 of its processes .* has (\d+) MB", guest.log.read_text())
+    assert said is not None and 128 < int(said[1]) <= 256, guest.log.read_text()
+
+
+def test_a_guest_gets_half_of_what_is_free_within_limits() -> None:
+    facts = os.statvfs("/dev/shm")
+    free_mb = facts.f_bavail * facts.f_frsize >> 20
+    assert guest_memory_mb(1, 1 << 30) == pytest.approx(free_mb / 2, rel=0.2)  # others use it, too
+    assert guest_memory_mb(free_mb, 1 << 30) == free_mb
+    assert guest_memory_mb(1, 64) == 64
 
 
 @pytest.mark.parametrize("path", ["/bin/false", "/no/such/kernel", "/etc/passwd"])
