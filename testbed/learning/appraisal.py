@@ -67,7 +67,7 @@ def appraisal_payloads(scenario: Scenario) -> Iterator[tuple[bytes, int]]:
     """The cut tensors whose features appraising needs, encoded, and how many."""
     evaluator = _evaluator(scenario, Backbone(scenario.learning))
     for split in ("validation", "test"):
-        yield evaluator.payload(split)
+        yield from evaluator.payloads(split)
 
 
 def _evaluator(scenario: Scenario, backbone: Backbone) -> Evaluator:

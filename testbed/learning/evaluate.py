@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from testbed.learning.partition import micro_batches
 from testbed.learning.protection import Protection, Unprotected
 from testbed.learning.tasks import Dataset, Samples
 
-_AT_ONCE_BYTES = 64 * 2**20
+_AT_ONCE_BYTES = 32 * 2**20
 """What samples of images may take as floating point at a time: a guest's memory is shared by all nodes."""
 
 
@@ -82,19 +82,23 @@ class Evaluator:
         return int((guesses == labels).sum()) / len(labels)
 
     def _encode(self, split: str) -> Tensor:
-        payload, count = self.payload(split)
-        return decode(self._backbone.encode(payload, count), (count, self._backbone.shape.feature_width), self._codec)
+        width = self._backbone.shape.feature_width
+        return torch.cat(
+            [
+                decode(self._backbone.encode(payload, count), (count, width), self._codec)
+                for payload, count in self.payloads(split)
+            ]
+        )
 
-    def payload(self, split: str) -> tuple[bytes, int]:
-        """A split's encoded cut tensors, and how many."""
+    def payloads(self, split: str) -> Iterator[tuple[bytes, int]]:
+        """A split's cut tensors in pieces, encoded, and how many each has: whole micro-batches, so that pieces make the
+        features that all at once would make."""
         samples, rows, protected_as = self._samples[split]
         shape = self._backbone.shape
         largest = 4 * max(math.prod(samples.shape[1:]), shape.tokens * shape.width)
-        with torch.no_grad():
-            pieces = [
-                self._protection.apply(
-                    self._embedding(torch.tensor(samples[rows[part]])), protected_as, rows[part].tolist()
-                )
-                for part in micro_batches(len(rows), max(2, _AT_ONCE_BYTES // largest))
-            ]
-        return encode(torch.cat(pieces), self._codec), len(rows)
+        whole = max(1, _AT_ONCE_BYTES // (largest * self._backbone.micro_batch)) * self._backbone.micro_batch
+        for part in micro_batches(len(rows), whole):
+            some = rows[part]
+            with torch.no_grad():
+                cut = self._protection.apply(self._embedding(torch.tensor(samples[some])), protected_as, some.tolist())
+            yield encode(cut, self._codec), len(some)

@@ -41,6 +41,11 @@ class Backbone:
         """Shapes of what goes in and comes out."""
         return model_shape(self._learning)
 
+    @property
+    def micro_batch(self) -> int:
+        """How many samples it computes at a time."""
+        return self._learning.micro_batch
+
     def encode(self, payload: bytes, count: int) -> bytes:
         """Encoded cut tensors [count, tokens, width] to encoded features [count, width].
 

@@ -166,9 +166,16 @@ class _Listener:
             raise getattr(errors, self._error["error"], RunError)(self._error["message"])
         if code != 0 or self._result is None:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
-            raise RunError(f"the rack ended with exit code {code} and no result; the end of {log}:\n{tail}")
+            why = _KILLED if code == 128 + signal.SIGKILL else ""
+            raise RunError(f"the rack ended with exit code {code} and no result{why}; the end of {log}:\n{tail}")
         self._result["facts"]["host_wait_ratio"] = self._host.ratio()
         return self._result
+
+
+_KILLED = (
+    ": it was killed, as the kernel does when memory ends, or when a guest's process has more mappings on the host "
+    "than vm.max_map_count (one for each page in the worst case; as root: sysctl -w vm.max_map_count=1048576)"
+)
 
 
 def _run_natively(command: Sequence[str], listener: _Listener, log: Path, stop: threading.Event | None) -> int:

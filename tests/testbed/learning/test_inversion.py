@@ -37,15 +37,15 @@ def test_psnr_is_its_definition() -> None:
 class _Patches(nn.Module):
     """Orthogonal patches, two tokens in front, positions: images that are stored as bytes, channels last."""
 
-    def __init__(self, gain: float) -> None:
+    def __init__(self, gain: float, width: int = 48) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 48, 4, stride=4)
+        self.conv = nn.Conv2d(3, width, 4, stride=4)
         generator = torch.Generator().manual_seed(1)
         basis, _ = torch.linalg.qr(torch.randn((48, 48), generator=generator, dtype=torch.float64))
         with torch.no_grad():
-            self.conv.weight.copy_((gain * basis).reshape(48, 3, 4, 4))
-        self.front = nn.Parameter(torch.randn((2, 48), generator=generator))
-        self.positions = nn.Parameter(torch.randn((2 + 16, 48), generator=generator))
+            self.conv.weight.copy_((gain * basis[:width]).reshape(width, 3, 4, 4))
+        self.front = nn.Parameter(torch.randn((2, width), generator=generator))
+        self.positions = nn.Parameter(torch.randn((2 + 16, width), generator=generator))
 
     def forward(self, images: Tensor) -> Tensor:
         seen = self.conv((images.to(torch.float32).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
@@ -85,6 +85,16 @@ def test_a_projection_shows_its_share_of_orthogonal_patches() -> None:
     # Of independent values around mid-grey three quarters of the square are across 12 of 48 dimensions: 40 images of 16
     # patches of 48 values say so within 3 %.
     assert float((estimate - exact).square().mean() / exact.square().mean()) == pytest.approx(0.75, rel=0.03)
+
+
+def test_of_a_patch_that_is_wider_than_its_token_comes_back_what_there_is_room_for() -> None:
+    embedding, images = _Patches(1.0, width=12), _images(40)
+    with torch.no_grad():
+        estimate = _found(embedding, images[:2]).solve(embedding(images))
+    # As above: three quarters of the square are lost, but around what is nought for the convolution, which is mid-grey.
+    error = (estimate - images.to(torch.float64)) / 255
+    exact = images.to(torch.float64) / 255 - 0.5
+    assert float(error.square().mean() / exact.square().mean()) == pytest.approx(0.75, rel=0.03)
 
 
 def test_landsats_bands_come_back_through_layernorm_in_order_of_precision() -> None:
