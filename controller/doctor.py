@@ -23,6 +23,12 @@ DISK_GB = 2.0
 """The guest's memory is a file that fills as it is used, 1.9 GB for the demo."""
 
 
+_MAPPINGS = Path("/proc/sys/vm/max_map_count")
+ENOUGH_MAPPINGS = 262_144
+"""Nodes of the demo have some 50,000 each, those of a ViT-Ti with LoRA up to 70,000; Debian allows 65,530, other
+distributions a million."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One row. ``fail``: nothing runs before it is mended; ``warn``: something will be slower or missing."""
@@ -134,6 +140,17 @@ def _kernels(runs_dir: Path) -> Iterator[Check]:
     )
 
 
+def _mappings(runs_dir: Path) -> Iterator[Check]:
+    """In a guest every page of a process may be a mapping of its own on the host."""
+    try:
+        allowed = int(_MAPPINGS.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return  # another system's concern
+    fit = allowed >= ENOUGH_MAPPINGS
+    remedy = "" if fit else "as root, to train LoRA on image models in a guest: sysctl -w vm.max_map_count=1048576"
+    yield Check("mappings", "ok" if fit else "warn", f"{allowed:,} a process", remedy)
+
+
 def _memory(runs_dir: Path) -> Iterator[Check]:
     path = Path("/proc/meminfo")
     if not path.is_file():
@@ -185,6 +202,7 @@ _EXAMINATIONS = tuple(
         ("strategies", _strategies),
         ("kernels", _kernels),
         ("memory", _memory),
+        ("mappings", _mappings),
         ("disk", _disk),
     )
 )

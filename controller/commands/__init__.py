@@ -2,5 +2,5 @@
 
 from importlib import import_module
 
-for _module in ("plans", "runs", "results", "fitness", "verification", "devices"):
+for _module in ("plans", "runs", "results", "fitness", "verification", "devices", "packages"):
     import_module(f"controller.commands.{_module}")
