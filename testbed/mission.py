@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from testbed.collective.forecast import Links, gather_s
 from testbed.collective.membership import Membership, form, linked_at
 from testbed.errors import LinkError
 from testbed.link.plan import LinkPlan
@@ -94,10 +95,23 @@ class MissionPlan:
 
     def round_the_ring_s(self, plane: tuple[str, ...], at_s: float, size_bytes: float) -> float:
         """How long blocks of one size each take to reach everybody in a plane, among those who take part in a round
-        that begins at a mission time."""
+        that begins at a mission time: an all-gather's closed form, but no less than one chunk takes to the farthest."""
         members = self.membership(self.ring_of(plane[0]), at_s)
+        rate_bytes_per_s = self.isl_rate_bps * PAYLOAD_SHARE / 8
+        gathered_s = gather_s(members, size_bytes, Links(rate_bytes_per_s, self.isl_hop_s))
+        return max(gathered_s, self._farthest_s(members, min(size_bytes, self.scenario.chunk_bytes), rate_bytes_per_s))
+
+    def spread_s(self, plane: tuple[str, ...], at_s: float, size_bytes: float) -> float:
+        """How long one member's block takes to everybody: its chunks follow each other, and each link carries them
+        once."""
+        members = self.membership(self.ring_of(plane[0]), at_s)
+        rate_bytes_per_s = self.isl_rate_bps * PAYLOAD_SHARE / 8
+        chunk_bytes = min(size_bytes, self.scenario.chunk_bytes)
+        return (size_bytes - chunk_bytes) / rate_bytes_per_s + self._farthest_s(members, chunk_bytes, rate_bytes_per_s)
+
+    def _farthest_s(self, members: Membership, chunk_bytes: float, rate_bytes_per_s: float) -> float:
         hops = len(members) // 2 if members.closed else len(members) - 1
-        return hops * (self.isl_hop_s + size_bytes / (self.isl_rate_bps * PAYLOAD_SHARE / 8))
+        return hops * (self.isl_hop_s + chunk_bytes / rate_bytes_per_s)
 
     def _windows(self, sender: str, receiver: str) -> tuple[tuple[float, float], ...]:
         plan = self.link_plans[sender]

@@ -82,6 +82,12 @@ class LearningSettings(Settings):
     split_order: Literal["pooled", "per-satellite"] = "pooled"
     """In mode u-shaped across the cut: who takes an optimiser step. All together on one large batch of ``batch_size``,
     which is what training in one place does; or one satellite after the other, on batches of its own."""
+    turns: int = Field(default=4, ge=1, le=100)
+    """Strategy async: how often a plane may go through a round while others have not been heard in it."""
+    mixing_rate: float = Field(default=0.6, gt=0, le=1)
+    """Strategy async: the weight of a plane's model that is not stale (0.6 in Xie et al., 2019, arXiv:1903.03934)."""
+    staleness_exponent: float = Field(default=0.5, ge=0, le=100)
+    """Strategy async: how quickly that weight falls with staleness (0.5 there)."""
     rounds: int = Field(ge=1, le=10_000)
     samples_per_round: int = Field(ge=1, le=10_000_000)
     codec: Literal["fp32", "bf16", "fp16", "int8"] = "bf16"

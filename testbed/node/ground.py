@@ -13,6 +13,7 @@ from testbed.transfer.chunks import Chunk, ChunkId
 
 if TYPE_CHECKING:
     from testbed.learning.features import Backbone
+    from testbed.learning.mixing import Mixer
     from testbed.learning.raw import GroundSchool
     from testbed.learning.split_training import GroundTrainer
 
@@ -23,6 +24,8 @@ class GroundServer(Node):
     backbone: Backbone
     trainer: GroundTrainer
     """Where the backbone is trained with gradients from the satellites."""
+    mixer: Mixer
+    """Where planes are heard one by one."""
     school: GroundSchool
     """Where everything is trained on the ground."""
 

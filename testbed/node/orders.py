@@ -9,7 +9,7 @@ from testbed.flow.assignment import Assignment
 
 
 def attempted(step: str, attempt: int) -> str:
-    """The phase, in chunks' identities, of what an attempt at a round makes anew."""
+    """The phase, in chunks' identities, of what an attempt at a round, or a turn in it, makes anew."""
     return step if attempt == 1 else f"{step}.{attempt}"
 
 
@@ -18,7 +18,9 @@ class Order:
     """A command to one node. ``kind`` names the round's step; ``assignments`` is this node's part of the flow plan.
 
     A round that loses a node is begun again by the others: ``attempt`` counts from 1, ``lost`` are all nodes that take
-    no part, and ``begun_s`` is the mission time at which this attempt found who takes part.
+    no part, and ``begun_s`` is the mission time at which this attempt found who takes part. ``turn`` counts from 1 what
+    a strategy lets nodes do several times in a round, and ``about`` names the satellite that an order to the ground is
+    about.
     """
 
     kind: str
@@ -27,6 +29,8 @@ class Order:
     attempt: int = 1
     lost: tuple[str, ...] = ()
     begun_s: float = 0.0
+    turn: int = 1
+    about: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

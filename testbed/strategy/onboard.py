@@ -47,14 +47,18 @@ class Onboard(PassBound):
         return rounds.forecast_training(plan, flows, self.averaged(plan), round, begun_s, start_s)
 
     async def satellite_round(self, satellite: Satellite, order: Order) -> None:
+        await self.end_round(satellite, await self.encode(satellite, order.round))
+
+    async def encode(self, satellite: Satellite, drawn: int) -> Inputs:
+        """What a satellite trains on: features (or cut tensors) of its samples of a round."""
         shard = satellite.shard
         plan = satellite.plan
-        count = sizes.encoded_counts(plan, order.round)[satellite.name]
-        parts = sizes.encoded_parts(plan, order.round)[satellite.name]
+        count = sizes.encoded_counts(plan, drawn)[satellite.name]
+        parts = sizes.encoded_parts(plan, drawn)[satellite.name]
         cuts = await satellite.compute(
             "embed",
             charges.satellite_s(plan, "embed", count),
-            lambda: [shard.embed(order.round, part) for part in range(len(parts))],
+            lambda: [shard.embed(drawn, part) for part in range(len(parts))],
         )
         learner = shard.learner
         made = await satellite.compute(
@@ -62,7 +66,7 @@ class Onboard(PassBound):
             charges.satellite_s(plan, *learner.input_work(count)),
             lambda: [learner.make_inputs(cut, n) for cut, n in zip(cuts, parts, strict=True)],
         )
-        await self.end_round(satellite, shard.inputs(order.round, made))
+        return shard.inputs(drawn, made)
 
     async def end_round(self, satellite: Satellite, inputs: Inputs) -> None:
         """Train, and do with what was trained whatever this strategy does with it."""

@@ -67,7 +67,7 @@ def speakers(plan: MissionPlan) -> tuple[str, ...]:
 
 
 def legs(averaged: Averaged, attempt: int, of: Sequence[str]) -> tuple[Leg, Leg]:
-    """The weights of the planes with these speakers up, and the mean down to them."""
+    """The weights of the planes with these speakers up, and the mean down to them, in an attempt (or turn)."""
     made = dict.fromkeys(of, averaged.size_bytes)
     return (
         Leg("up", averaged.tensor, attempted("plane", attempt), made, Replicated()),
@@ -80,15 +80,15 @@ def legs(averaged: Averaged, attempt: int, of: Sequence[str]) -> tuple[Leg, Leg]
 
 async def plan_plane(desk: Desk, report: Report, averaged: Averaged) -> FlowPlan:
     """A plane's weights up."""
-    up, _ = legs(averaged, desk.attempt, [report.node])
+    up, _ = legs(averaged, report.data["again"], [report.node])
     now_s = desk.now()
     make = partial(plan_up, flows=desk.flows, legs=[up], ready_s=ready_at([up], now_s), now_s=now_s)
     return await desk.consider(partial(make, desk.plan, round=report.round, run=desk.run))
 
 
 async def plan_mean(desk: Desk, report: Report, averaged: Averaged) -> FlowPlan:
-    """The mean down."""
-    _, down = legs(averaged, desk.attempt, speakers(desk.plan))
+    """The mean down, to those for whom it is."""
+    _, down = legs(averaged, report.data["again"], report.data["to"])
     now_s = desk.now()
     make = partial(plan_down, flows=desk.flows, legs=[down], ready_s=ready_at([down], now_s), now_s=now_s)
     return await desk.consider(partial(make, desk.plan, round=report.round, run=desk.run))
@@ -103,27 +103,27 @@ def forecast(
     up, down = legs(averaged, 1, speakers(plan))
     ups = plan_up(plan, flows, [up], ready_at([up], at_s), at_s, round, "plan")
     downs = plan_down(plan, flows, [down], ready_at([down], ups.end_s), ups.end_s, round, "plan")
-    last_s = downs.end_s + max(plan.round_the_ring_s(plane, at_s, averaged.size_bytes) for plane in plan.planes)
+    last_s = downs.end_s + max(plan.spread_s(plane, at_s, averaged.size_bytes) for plane in plan.planes)
     return (Phase("over the ground", at_s, last_s),), ups.assignments + downs.assignments
 
 
 # -- the nodes' views ---------------------------------------------------------------------------------------------
 
 
-async def meet(satellite: Satellite, packed: bytes) -> bytes:
-    """The mean over all planes of what each has averaged."""
+async def meet(satellite: Satellite, packed: bytes, again: int) -> bytes:
+    """What the ground makes of what every plane has averaged, in an attempt (or turn) of this number."""
     plan = satellite.plan
     plane = plan.plane_of(satellite.name)
     speaker = plane[0]
     averaged = Averaged(satellite.shard.learner.tensor, len(packed))
-    up, down = legs(averaged, satellite.attempt, [speaker])
+    up, down = legs(averaged, again, [speaker])
     up.sharing.start(satellite, satellite.cut(up.phase, up.tensor, speaker, packed))
     if satellite.name == speaker:
-        await satellite.report(READY)
+        await satellite.report(READY, again=again)
         mean = await satellite.wait("the mean", satellite.collect(down.tensor, down.phase, speaker, len(packed)))
-        satellite.share(satellite.cut(satellite.in_attempt("spread"), down.tensor, speaker, mean))
+        satellite.share(satellite.cut(attempted("spread", again), down.tensor, speaker, mean))
         return mean
-    spread = satellite.collect(down.tensor, satellite.in_attempt("spread"), speaker, len(packed))
+    spread = satellite.collect(down.tensor, attempted("spread", again), speaker, len(packed))
     return await satellite.wait("the mean", spread)
 
 
@@ -145,4 +145,4 @@ async def average(ground: GroundServer, order: Order) -> None:
     mean = mean_of_packed({speaker: block for speaker, block in blocks.items() if weights[speaker]})
     for speaker in down.sizes_bytes:
         ground.offer(ground.cut(down.phase, down.tensor, speaker, mean))
-    await ground.report(MEAN)
+    await ground.report(MEAN, again=order.attempt, to=sorted(down.sizes_bytes))

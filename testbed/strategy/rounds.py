@@ -25,9 +25,10 @@ async def train_and_average(satellite: Satellite, inputs: Inputs) -> None:
     await report_done(satellite, loss, count)
 
 
-async def train(satellite: Satellite, inputs: Inputs) -> tuple[float, int]:
-    """Train on this satellite's samples of the round; the mean loss, and how many samples."""
-    shard, plan, round_ = satellite.shard, satellite.plan, satellite.round
+async def train(satellite: Satellite, inputs: Inputs, drawn: int | None = None) -> tuple[float, int]:
+    """Train on this satellite's samples of the round (of round ``drawn``, where they are another's); the mean loss, and
+    how many samples."""
+    shard, plan, round_ = satellite.shard, satellite.plan, satellite.round if drawn is None else drawn
     count = sizes.sample_counts(plan, round_)[satellite.name]
     steps = sizes.head_steps(plan.scenario, count)
     charge_s = charges.satellite_s(plan, *shard.learner.train_work(steps, count))
@@ -35,19 +36,25 @@ async def train(satellite: Satellite, inputs: Inputs) -> tuple[float, int]:
 
 
 async def average(satellite: Satellite) -> None:
-    """Gather everybody's weights in the plane and average them by the scenario's aggregation: this round's sample
-    counts as weights, in node order, in fp64 (DESIGN, decision 13), so that every satellite ends with the same bits;
-    then the same with other planes', over the ground."""
+    """Average in the plane, then over planes, on the ground."""
+    await average_inside(satellite, satellite.round)
+    if len(satellite.plan.planes) > 1:
+        learner = satellite.shard.learner
+        learner.unpack(await planes.meet(satellite, learner.pack(), satellite.attempt))
+
+
+async def average_inside(satellite: Satellite, drawn: int, step: str = "gather") -> None:
+    """Gather everybody's weights in the plane and average them by the scenario's aggregation: the sample counts of
+    round ``drawn`` as weights, in node order, in fp64 (DESIGN, decision 13), so that every satellite ends with the same
+    bits."""
     learner = satellite.shard.learner
-    counts = sizes.sample_counts(satellite.plan, satellite.round)
+    counts = sizes.sample_counts(satellite.plan, drawn)
     payload = learner.contribution()
     ring_sizes = dict.fromkeys(satellite.membership.members, len(payload))
-    blocks = await satellite.wait("the plane's weights", satellite.gather(learner.tensor, ring_sizes, payload))
-    everybody = weighed(counts, blocks)
+    gathered = satellite.gather(learner.tensor, ring_sizes, payload, step)
+    everybody = weighed(counts, await satellite.wait("the plane's weights", gathered))
     if any(count for count, _ in everybody.values()):
         learner.average(everybody)
-    if len(satellite.plan.planes) > 1:
-        learner.unpack(await planes.meet(satellite, learner.pack()))
 
 
 def weighed(counts: Mapping[str, int], blocks: Mapping[str, bytes]) -> dict[str, tuple[int, bytes]]:
@@ -59,8 +66,11 @@ def weighed(counts: Mapping[str, int], blocks: Mapping[str, bytes]) -> dict[str,
     return {node: (counts[node], block) for node, block in blocks.items()}
 
 
-async def report_done(satellite: Satellite, loss: float, count: int, *, apart: bool = False) -> None:
-    """Say that the round is done here; one satellite sends the weights along, or, where they are ``apart``, each."""
+async def report_done(
+    satellite: Satellite, loss: float, count: int, *, apart: bool = False, drawn: int | None = None
+) -> None:
+    """Say that the round is done here; one satellite sends the weights along, or, where they are ``apart``, each.
+    ``drawn`` is the round whose samples were used, this one unless said."""
     learner = satellite.shard.learner
     first = satellite.name == satellite.plan.present[0]
     await satellite.report(
@@ -69,7 +79,7 @@ async def report_done(satellite: Satellite, loss: float, count: int, *, apart: b
         samples=count,
         weights_sha256=learner.sha256(),
         average_deviation=learner.deviation,
-        codec_error=satellite.shard.codec_error(satellite.round).to_dict(),
+        codec_error=satellite.shard.codec_error(satellite.round if drawn is None else drawn).to_dict(),
         blob=learner.pack() if first or apart else b"",
     )
 
