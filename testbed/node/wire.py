@@ -34,6 +34,8 @@ def request_of(order: Order) -> ObeyRequest:
         attempt=order.attempt,
         lost=order.lost,
         begun_s=order.begun_s,
+        turn=order.turn,
+        about=order.about,
     )
 
 
@@ -60,6 +62,8 @@ def order_from_request(request: ObeyRequest) -> Order:
         request.attempt,
         tuple(request.lost),
         request.begun_s,
+        request.turn,
+        request.about,
     )
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.skyrack.v1 import assignment_pb2 as protos_dot_skyrack_dot_v1_dot_assignment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/skyrack/v1/agent.proto\x12\x11protos.skyrack.v1\x1a\"protos/skyrack/v1/assignment.proto\"O\n\x10\x43onfigureRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x19\n\x11mission_plan_json\x18\x03 \x01(\x0c\"0\n\x11\x43onfigureResponse\x12\x1b\n\x13mission_plan_sha256\x18\x01 \x01(\t\"\x10\n\x0ePrepareRequest\"\x11\n\x0fPrepareResponse\"0\n\x0cStartRequest\x12 \n\x18mission_zero_monotonic_s\x18\x01 \x01(\x01\"\x0f\n\rStartResponse\"\x8e\x01\n\x0bObeyRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x32\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32\x1d.protos.skyrack.v1.Assignment\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x0c\n\x04lost\x18\x05 \x03(\t\x12\x0f\n\x07\x62\x65gun_s\x18\x06 \x01(\x01\"\x0e\n\x0cObeyResponse\"\x0f\n\rSettleRequest\"\x10\n\x0eSettleResponse\"\x11\n\x0fShutdownRequest\"H\n\x10ShutdownResponse\x12\x17\n\x0f\x64\x61ta_sent_bytes\x18\x01 \x01(\x04\x12\x1b\n\x13\x64\x61ta_received_bytes\x18\x02 \x01(\x04\x32\xf1\x03\n\x0c\x41gentService\x12V\n\tConfigure\x12#.protos.skyrack.v1.ConfigureRequest\x1a$.protos.skyrack.v1.ConfigureResponse\x12P\n\x07Prepare\x12!.protos.skyrack.v1.PrepareRequest\x1a\".protos.skyrack.v1.PrepareResponse\x12J\n\x05Start\x12\x1f.protos.skyrack.v1.StartRequest\x1a .protos.skyrack.v1.StartResponse\x12G\n\x04Obey\x12\x1e.protos.skyrack.v1.ObeyRequest\x1a\x1f.protos.skyrack.v1.ObeyResponse\x12M\n\x06Settle\x12 .protos.skyrack.v1.SettleRequest\x1a!.protos.skyrack.v1.SettleResponse\x12S\n\x08Shutdown\x12\".protos.skyrack.v1.ShutdownRequest\x1a#.protos.skyrack.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/skyrack/v1/agent.proto\x12\x11protos.skyrack.v1\x1a\"protos/skyrack/v1/assignment.proto\"O\n\x10\x43onfigureRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x19\n\x11mission_plan_json\x18\x03 \x01(\x0c\"0\n\x11\x43onfigureResponse\x12\x1b\n\x13mission_plan_sha256\x18\x01 \x01(\t\"\x10\n\x0ePrepareRequest\"\x11\n\x0fPrepareResponse\"0\n\x0cStartRequest\x12 \n\x18mission_zero_monotonic_s\x18\x01 \x01(\x01\"\x0f\n\rStartResponse\"\xab\x01\n\x0bObeyRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x32\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32\x1d.protos.skyrack.v1.Assignment\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x0c\n\x04lost\x18\x05 \x03(\t\x12\x0f\n\x07\x62\x65gun_s\x18\x06 \x01(\x01\x12\x0c\n\x04turn\x18\x07 \x01(\r\x12\r\n\x05\x61\x62out\x18\x08 \x01(\t\"\x0e\n\x0cObeyResponse\"\x0f\n\rSettleRequest\"\x10\n\x0eSettleResponse\"\x11\n\x0fShutdownRequest\"H\n\x10ShutdownResponse\x12\x17\n\x0f\x64\x61ta_sent_bytes\x18\x01 \x01(\x04\x12\x1b\n\x13\x64\x61ta_received_bytes\x18\x02 \x01(\x04\x32\xf1\x03\n\x0c\x41gentService\x12V\n\tConfigure\x12#.protos.skyrack.v1.ConfigureRequest\x1a$.protos.skyrack.v1.ConfigureResponse\x12P\n\x07Prepare\x12!.protos.skyrack.v1.PrepareRequest\x1a\".protos.skyrack.v1.PrepareResponse\x12J\n\x05Start\x12\x1f.protos.skyrack.v1.StartRequest\x1a .protos.skyrack.v1.StartResponse\x12G\n\x04Obey\x12\x1e.protos.skyrack.v1.ObeyRequest\x1a\x1f.protos.skyrack.v1.ObeyResponse\x12M\n\x06Settle\x12 .protos.skyrack.v1.SettleRequest\x1a!.protos.skyrack.v1.SettleResponse\x12S\n\x08Shutdown\x12\".protos.skyrack.v1.ShutdownRequest\x1a#.protos.skyrack.v1.ShutdownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,17 +45,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTRESPONSE']._serialized_start=306
   _globals['_STARTRESPONSE']._serialized_end=321
   _globals['_OBEYREQUEST']._serialized_start=324
-  _globals['_OBEYREQUEST']._serialized_end=466
-  _globals['_OBEYRESPONSE']._serialized_start=468
-  _globals['_OBEYRESPONSE']._serialized_end=482
-  _globals['_SETTLEREQUEST']._serialized_start=484
-  _globals['_SETTLEREQUEST']._serialized_end=499
-  _globals['_SETTLERESPONSE']._serialized_start=501
-  _globals['_SETTLERESPONSE']._serialized_end=517
-  _globals['_SHUTDOWNREQUEST']._serialized_start=519
-  _globals['_SHUTDOWNREQUEST']._serialized_end=536
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=538
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=610
-  _globals['_AGENTSERVICE']._serialized_start=613
-  _globals['_AGENTSERVICE']._serialized_end=1110
+  _globals['_OBEYREQUEST']._serialized_end=495
+  _globals['_OBEYRESPONSE']._serialized_start=497
+  _globals['_OBEYRESPONSE']._serialized_end=511
+  _globals['_SETTLEREQUEST']._serialized_start=513
+  _globals['_SETTLEREQUEST']._serialized_end=528
+  _globals['_SETTLERESPONSE']._serialized_start=530
+  _globals['_SETTLERESPONSE']._serialized_end=546
+  _globals['_SHUTDOWNREQUEST']._serialized_start=548
+  _globals['_SHUTDOWNREQUEST']._serialized_end=565
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=567
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=639
+  _globals['_AGENTSERVICE']._serialized_start=642
+  _globals['_AGENTSERVICE']._serialized_end=1139
 # @@protoc_insertion_point(module_scope)

@@ -156,6 +156,8 @@ class ObeyRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
     BEGUN_S_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """The step: begin_round, send, abandon."""
     round: _builtins.int
@@ -164,6 +166,10 @@ class ObeyRequest(_message.Message):
     """Which attempt at this round, from 1: a round that loses a node is begun again by the others."""
     begun_s: _builtins.float
     """Mission time (seconds) at which this attempt found who takes part."""
+    turn: _builtins.int
+    """Which time in this round the node is asked for the same, from 1."""
+    about: _builtins.str
+    """The satellite that an order to the ground is about; empty where it is about none."""
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[_assignment_pb2.Assignment]:
         """This node's part of the flow plan, in the order of predicted starts."""
@@ -181,10 +187,12 @@ class ObeyRequest(_message.Message):
         attempt: _builtins.int = ...,
         lost: _abc.Iterable[_builtins.str] | None = ...,
         begun_s: _builtins.float = ...,
+        turn: _builtins.int = ...,
+        about: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "attempt", b"attempt", "begun_s", b"begun_s", "kind", b"kind", "lost", b"lost", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "assignments", b"assignments", "attempt", b"attempt", "begun_s", b"begun_s", "kind", b"kind", "lost", b"lost", "round", b"round", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
