@@ -136,6 +136,8 @@ def run(argv: list[str], env: dict[str, str], cwd: str) -> int:
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     sinks = {out_read: 1, err_read: 2}
+    for target in sinks.values():
+        os.set_blocking(target, False)
     status: int | None = None
     while sinks or status is None:
         ready, _, _ = select.select([*sinks, wake], [], [])
@@ -146,7 +148,12 @@ def run(argv: list[str], env: dict[str, str], cwd: str) -> int:
             if not piece:
                 del sinks[descriptor]
             while piece:
-                piece = piece[os.write(sinks[descriptor], piece) :]
+                try:
+                    piece = piece[os.write(sinks[descriptor], piece) :]
+                except BlockingIOError:
+                    # The host is slow to read. Nobody may sleep meanwhile: a clock that stands still while anything
+                    # computes would jump to the next timer, by hours in the end.
+                    os.sched_yield()
         if wake in ready:
             os.read(wake, 64)
             ended = dict(_reap())
@@ -155,6 +162,8 @@ def run(argv: list[str], env: dict[str, str], cwd: str) -> int:
                 # What the command left behind holds the pipes open and has no kernel to live in any more.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(-1, signal.SIGKILL)
+    for target in (1, 2):
+        os.set_blocking(target, True)
     return os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 128 + os.WTERMSIG(status)
 
 

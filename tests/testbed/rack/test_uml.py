@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -240,6 +241,35 @@ def test_a_guest_without_memory_is_an_error(guest: Guest) -> None:
     with pytest.raises(RackError, match=r"died|/dev/shm"):
         guest.run("/bin/true", memory_mb=8)
     assert guest.left() == []
+
+
+def test_a_host_that_is_slow_to_read_takes_no_time_of_a_guest_whose_clock_stands_still(guest: Guest) -> None:
+    """While it waited for the host the guest slept, and its clock jumped to the next timer, again and again: 23,000 s
+    of its time in 7 s of the host's."""
+    if not guest.kernel.time_travel:
+        pytest.skip("this kernel's time is the host's")
+    script = """
+        import sys, threading, time
+        def tick():
+            while True:
+                time.sleep(0.5)
+        threading.Thread(target=tick, daemon=True).start()
+        begun_s = time.monotonic()
+        for _ in range(1000):
+            print("x" * 1000)
+        sys.stdout.flush()
+        print(time.monotonic() - begun_s)
+    """
+    slow = iter([0.3] * 5)
+
+    def read(line: str) -> None:
+        guest.lines.append(line)
+        if len(guest.lines) % 200 == 0:
+            time.sleep(next(slow, 0.0))
+
+    assert guest.run(sys.executable, "-c", textwrap.dedent(script), on_line=read) == 0
+    assert len(guest.lines) == 1001
+    assert float(guest.lines[-1]) < 0.5  # no timer was waited for
 
 
 def test_a_guest_that_runs_out_of_memory_says_so(guest: Guest) -> None:
