@@ -127,8 +127,11 @@ def _run_one(plan: MissionPlan, directory: RunDirectory, choice: Choice, stop: t
                     raise Interrupted("stopped")
 
             result = run_experiment(plan, directory, choice, on_event, stop)
-    except BaseException:
+    except BaseException as error:
         sys.stderr.write(f"skyrack: what was done until then is in {directory.path}\n")
+        if stop.is_set() and isinstance(error, Exception):
+            # Wherever in a run a stop is noticed, in a node's code too: what comes of it is that it was stopped.
+            raise Interrupted("stopped") from error
         raise
     write_report(directory)
     return result
