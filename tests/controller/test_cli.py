@@ -238,7 +238,7 @@ def test_a_signal_stops_a_run_in_order(tmp_path: Path, number: signal.Signals) -
     assert first.startswith("round 1/10")
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=120)
-    assert (process.returncode, stdout) == (130, "")
+    assert (process.returncode, stdout) == (130, ""), first + stderr
     assert "stopped" in stderr
     assert "Traceback" not in stderr
 
