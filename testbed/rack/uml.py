@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import Interrupted, RackError
-from testbed.rack.kernel import GUEST_MODULES_FOLDER, GuestKernel
+from testbed.rack.kernel import GuestKernel
 
 HERE = Path(__file__).resolve().parent
 GUEST_TMPFS = (Path("/tmp"), Path("/run"), Path("/dev/shm"))  # noqa: S108
@@ -143,8 +143,8 @@ def _request(
         "env": {**env, **GUEST_ENVIRONMENT, "SKYRACK_GUEST": "virtual" if kernel.time_travel else "real"},
         "cwd": str(cwd),
         "binds": [str(path) for path in _covered([*binds, cwd])],
-        "modules": [] if kernel.time_travel else list(GUEST_MODULES),
-        "modules_folder": str(GUEST_MODULES_FOLDER / kernel.release),
+        "modules": list(GUEST_MODULES) if kernel.modules_folder else [],
+        "modules_folder": str(kernel.modules_folder or ""),
     }
     return {
         "kernel": str(kernel.path),
