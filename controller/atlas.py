@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.charts import clock_text
 from controller.geography import broken, coastlines, filled, geodetic_deg, visibility_deg
 from controller.placing import Labels
 from controller.scene import GRID, INK, LABELS_IN, MARGIN_IN, QUIET, WIDTH_IN, Scene
 from controller.timeline import draw_timeline
+from controller.wording import clock_text
 from testbed.errors import ScenarioError
 from testbed.orbit.contacts import Contact
 from testbed.orbit.plan_rows import Scope

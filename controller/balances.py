@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from controller.charts import clock_text
+from controller.wording import clock_text
 from testbed.units import format_rate_bps
 
 

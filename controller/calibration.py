@@ -14,6 +14,7 @@ from typing import Any, get_args
 from rich.table import Table
 from rich.text import Text
 
+from controller.console import make_table
 from testbed.devices import (
     PER_STEP,
     DeviceProfile,
@@ -144,31 +145,25 @@ def assemble(name: str, source: str, rows: Sequence[MeasuredSettings], work: Sta
 
 def calibration_table(made: Calibration) -> Table:
     """What was measured, for people."""
-    table = Table(
-        title=f"{made.profile.name}: a call by stage, precision and batch",
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-    )
-    for column in ("stage", "precision", "power mode", "batch", "call", "an item", "speed", "spread"):
-        table.add_column(column, justify="left" if column in ("stage", "precision", "power mode") else "right")
+    rows = []
     for row in made.profile.measured:
         items = 1 if row.stage in PER_STEP else row.batch
         flops = made.work.flop[row.stage] * items / row.call_s
-        table.add_row(
-            row.stage,
-            row.precision,
-            row.power_mode,
-            str(row.batch),
-            f"{row.call_s * 1e3:.3f} ms",
-            f"{row.call_s / items * 1e3:.4f} ms",
-            # Of a head's step the operations depend on the batch, and the work at hand is for the scenario's alone.
-            "-" if row.stage in PER_STEP else f"{flops / 1e9:.1f} GFLOP/s",
-            f"{row.spread:.1%}" + (" noisy" if row.spread > NOISY else ""),
+        rows.append(
+            (
+                row.stage,
+                row.precision,
+                row.power_mode,
+                str(row.batch),
+                f"{row.call_s * 1e3:.3f} ms",
+                f"{row.call_s / items * 1e3:.4f} ms",
+                # Of a head's step the operations depend on the batch, and the work at hand is for the scenario's alone.
+                "-" if row.stage in PER_STEP else f"{flops / 1e9:.1f} GFLOP/s",
+                f"{row.spread:.1%}" + (" noisy" if row.spread > NOISY else ""),
+            )
         )
-    return table
+    columns = ("stage", "precision", "power mode", "batch", "call", "an item", "speed", "spread")
+    return make_table(f"{made.profile.name}: a call by stage, precision and batch", columns, rows, right=columns[3:])
 
 
 def calibration_lines(made: Calibration) -> list[Text]:

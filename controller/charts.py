@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from controller.wording import clock_text
+
 WIDTH = 960
 _LEFT, _RIGHT, _TOP, _BOTTOM = 118, 18, 14, 34
 _ROW = 22
@@ -63,16 +65,6 @@ class _Axis:
 
 
 _TIME_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 864_000)
-
-
-def clock_text(seconds: float) -> str:
-    """Mission time for people: ``12:34``, ``1:02:03``, or ``0.25 s`` where that says more."""
-    if seconds < 0:
-        return "-" + clock_text(-seconds)
-    if seconds < 10 and seconds != round(seconds):
-        return f"{seconds:.2f} s"
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 def timeline(rows: Sequence[str], bars: Sequence[Bar], end: float, label: str) -> str:

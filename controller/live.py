@@ -13,9 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from controller.charts import clock_text
 from controller.console import console_on
-from controller.report import percent, size
+from controller.wording import clock_text, percent, size
 from testbed.metrics import direction
 
 if TYPE_CHECKING:

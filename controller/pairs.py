@@ -110,7 +110,7 @@ def paired_tables(comparison: PairedComparison) -> Iterator[Any]:
     """The comparison on a console."""
     from rich.text import Text
 
-    from controller.console import _table
+    from controller.console import make_table
 
     document = comparison.to_dict()
     columns = ("seed", document["first"], document["second"], "ratio", "verdicts", "weights")
@@ -125,7 +125,7 @@ def paired_tables(comparison: PairedComparison) -> Iterator[Any]:
         for pair in document["pairs"]
     ]
     title = f"Mission time to {comparison.accuracy:g} validation, by seed"
-    yield _table(title, columns, rows, right=columns[:4])
+    yield make_table(title, columns, rows, right=columns[:4])
     yield Text(f"\n{_ratio_text(comparison.ratio)}", style="bold")
     for note in document["notes"]:
         yield f"- {note}"

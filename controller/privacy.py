@@ -41,10 +41,10 @@ def privacy_rows(privacy: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
 
 def privacy_lines(privacy: Mapping[str, Any] | None) -> Iterator[Any]:
     """The same on a console; nothing for a run that was not finished."""
-    from controller.console import _table
+    from controller.console import make_table
 
     if privacy:
-        yield _table("What the ground can see", COLUMNS, list(privacy_rows(privacy)), right=COLUMNS[1:])
+        yield make_table("What the ground can see", COLUMNS, list(privacy_rows(privacy)), right=COLUMNS[1:])
 
 
 def protection_text(privacy: Mapping[str, Any]) -> str:

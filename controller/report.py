@@ -11,12 +11,13 @@ from typing import Any
 
 from controller import charts, rundir
 from controller.balances import break_even_lines
-from controller.charts import Bar, Point, clock_text
+from controller.charts import Bar, Point
 from controller.figures import RunFigures, merged, read_figures
 from controller.pieces import STYLE, cell, details, section, table
 from controller.privacy import privacy_section
 from controller.rundir import RunDirectory
 from controller.shares import shares_section
+from controller.wording import clock_text, percent, size
 
 _STATES = {"wait": "waits", "compute": "computes", "transfer": "sends"}
 """What a timeline shows, in the order it is painted."""
@@ -382,21 +383,3 @@ def _manifest(figures: RunFigures) -> str:
         return ""
     text = json.dumps(figures.manifest, indent=2, ensure_ascii=False)
     return section("Manifest", details("with what this run was made", f"<pre>{escape(text)}</pre>"))
-
-
-# -- pieces -----------------------------------------------------------------------------------------------------------
-
-
-def percent(value: float | None) -> str:
-    """A ratio as a percentage; a dash for none."""
-    return "-" if value is None else f"{value * 100:.2f} %"
-
-
-def size(count: float | None) -> str:
-    """Bytes for people, in decimal units."""
-    if count is None:
-        return "-"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:,.2f} {unit}"
-    return f"{count:.0f} B"

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def shares_table(document: Mapping[str, Any]) -> Table:
     """``placement.histogram`` for people."""
-    from controller.console import _table
+    from controller.console import make_table
 
     classes = _named(document)
-    return _table(
+    return make_table(
         f"Training samples by satellite and class (partition {document['partition']})",
         ("", *classes, "all"),
         list(_rows(document)),

@@ -7,13 +7,12 @@ from html import escape
 from typing import Any
 
 from controller import pieces, rundir
-from controller.charts import clock_text
 from controller.compare import check_accuracy
 from controller.figures import RunFigures, read_figures
-from controller.report import percent
 from controller.rundir import RunDirectory
 from controller.statistics import Estimate, estimate
 from controller.sweep import SUMMARY, Sweep
+from controller.wording import clock_text, percent
 
 DISBELIEVED = ("invalid", "unfinished")
 """Verdicts of runs whose timing proves nothing."""
@@ -120,11 +119,11 @@ def summary_tables(document: Mapping[str, Any]) -> Iterator[Any]:
     """A summary on a console."""
     from rich.text import Text
 
-    from controller.console import _marked, _table
+    from controller.console import make_table, marked
 
     columns = _columns(document)
-    rows: list[tuple[str | Text, ...]] = [(cells[0], _marked(cells[1]), *cells[2:]) for cells in _cells(document)]
-    yield _table(f"Seeds of {document['sweep']}", columns, rows, right=columns[:1] + columns[2:])
+    rows: list[tuple[str | Text, ...]] = [(cells[0], marked(cells[1]), *cells[2:]) for cells in _cells(document)]
+    yield make_table(f"Seeds of {document['sweep']}", columns, rows, right=columns[:1] + columns[2:])
     yield ""
     for name, text in _estimates(document):
         yield Text(f"{name}: {text}", style="bold")

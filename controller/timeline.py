@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controller.charts import clock_text
 from controller.placing import Lane
 from controller.scene import COLOURS, GRID, INK, LABELS_IN, MARGIN_IN, WIDTH_IN, Scene
+from controller.wording import clock_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -50,6 +50,7 @@ def plan(
     from controller.balances import break_even_lines
     from controller.breakeven import balances
     from controller.flow.comparison import compare_schedulers
+    from controller.plan_tables import flow_rows, flow_table, plan_document, plan_tables
     from controller.planner import make_plan
     from controller.shares import shares_table
     from testbed.learning.placement import histogram
@@ -70,13 +71,13 @@ def plan(
         balanced = {} if break_even is None else balances(made, DEFAULT_SCHEDULER if every else scheduler, break_even)
         shares = histogram(made.scenario, made.satellites)
     if format_ is Format.JSON:
-        flow = {"flow": console.flow_rows(compared)} if every else {}
+        flow = {"flow": flow_rows(compared)} if every else {}
         found = {"break_even": balanced} if balanced else {}
-        console.emit_json(console.plan_document(made) | {"partition": shares} | flow | found)
+        console.emit_json(plan_document(made) | {"partition": shares} | flow | found)
     else:
-        head, *tables = console.plan_tables(made)
-        flow_table = [console.flow_table(compared)] if every else []
-        console.emit(head, shares_table(shares), "", *tables, *flow_table)
+        head, *tables = plan_tables(made)
+        flow_tables = [flow_table(compared)] if every else []
+        console.emit(head, shares_table(shares), "", *tables, *flow_tables)
         console.emit(*(break_even_lines(balanced) if balanced else ()))
 
 
@@ -88,6 +89,7 @@ def contacts(
 ) -> None:
     """Show every pass of the horizon, or write the contact plan for another tool. Any constellation."""
     from controller import console
+    from controller.plan_tables import contact_plan_table
     from testbed.link.network import contact_rates_bps
     from testbed.orbit.contact_plan import Scope, contacts_document
     from testbed.orbit.sky import open_sky
@@ -99,7 +101,7 @@ def contacts(
         warn(sky.orbits.warnings)
         rates_bps = contact_rates_bps(read, sky) if format_ is ContactFormat.ION else None
     if format_ is ContactFormat.TABLE:
-        console.emit(console.contact_plan_table(read, sky.contacts))
+        console.emit(contact_plan_table(read, sky.contacts))
     else:
         sys.stdout.write(contacts_document(format_.value, sky.contacts, Scope.of(read, sky, rates_bps)))
 
@@ -113,6 +115,7 @@ def links(
 ) -> None:
     """Show one node's link plan: what each link out of it is, from when on. Any constellation."""
     from controller import console
+    from controller.plan_tables import link_plan_table, link_rows
     from testbed.link.network import compile_network
     from testbed.orbit.sky import open_sky
     from testbed.scenario import blaming
@@ -122,8 +125,8 @@ def links(
         sky = open_sky(read)
         warn(sky.orbits.warnings)
         network = compile_network(read, sky, node)
-    rows = console.link_rows(network.link_plans[node], read.epoch)
+    rows = link_rows(network.link_plans[node], read.epoch)
     if format_ is Format.JSON:
         console.emit_json(rows)
     else:
-        console.emit(console.link_plan_table(node, rows))
+        console.emit(link_plan_table(node, rows))

@@ -24,6 +24,7 @@ def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: Forma
     from controller.figures import read_figures
     from controller.privacy import privacy_lines
     from controller.report import summary, write_report
+    from controller.result_tables import report_lines
     from controller.rundir import RunDirectory
     from controller.summary import summary_tables, write_summary
     from controller.sweep import Sweep
@@ -36,7 +37,7 @@ def report(run: RunArgument, runs_dir: RunsOption = Path("runs"), format_: Forma
         directory = RunDirectory.find(run, runs_dir)
         path = write_report(directory)
         document = {"report": str(path), **summary(read_figures(directory))}
-        tables = chain(privacy_lines(document["privacy"]), console.report_lines(str(path), document))
+        tables = chain(privacy_lines(document["privacy"]), report_lines(str(path), document))
     if format_ is Format.JSON:
         console.emit_json(document)
     else:
@@ -56,6 +57,7 @@ def compare(
     from controller.compare import compare as compared
     from controller.figures import read_figures
     from controller.pairs import Side, compare_sides, paired_tables
+    from controller.result_tables import comparison_tables
     from controller.rundir import RunDirectory
     from controller.sweep import Sweep
 
@@ -66,7 +68,7 @@ def compare(
     else:
         both = [read_figures(RunDirectory.find(name, runs_dir)) for name in (first, second)]
         comparison = compared(both[0], both[1], accuracy)
-        document, tables = comparison.to_dict(), console.comparison_tables(comparison)
+        document, tables = comparison.to_dict(), comparison_tables(comparison)
     if format_ is Format.JSON:
         console.emit_json(document)
     else:
@@ -78,10 +80,11 @@ def runs(runs_dir: RunsOption = Path("runs"), format_: FormatOption = Format.TAB
     """List all runs, oldest first."""
     from controller import console
     from controller.figures import read_figures
+    from controller.result_tables import run_row, runs_table
     from controller.rundir import list_runs
 
-    rows = [console.run_row(read_figures(directory)) for directory in list_runs(runs_dir)]
+    rows = [run_row(read_figures(directory)) for directory in list_runs(runs_dir)]
     if format_ is Format.JSON:
         console.emit_json(rows)
     else:
-        console.emit(console.runs_table(rows) if rows else f"no runs in {runs_dir}")
+        console.emit(runs_table(rows) if rows else f"no runs in {runs_dir}")

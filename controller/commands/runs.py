@@ -71,6 +71,7 @@ def run(
     from controller.breakeven import with_break_even
     from controller.experiment import Choice
     from controller.planner import make_plan
+    from controller.result_tables import result_table
     from controller.rundir import RunDirectory
     from controller.trackers import check_installed
     from testbed.orbit.sky import open_sky
@@ -108,7 +109,7 @@ def run(
     if format_ is Format.JSON:
         console.emit_json(result)
     else:
-        console.emit(*console.result_table(result))
+        console.emit(*result_table(result))
         sys.stdout.write(f"{directory.path}\n")
 
 

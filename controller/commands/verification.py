@@ -36,6 +36,7 @@ def verify(
 ) -> None:
     """Prove on a scenario's own model and data that split training, sums and averages are right."""
     from controller import console
+    from controller.result_tables import verdict_table
     from controller.verification import verify as verified
     from testbed.scenario import blaming
 
@@ -50,5 +51,5 @@ def verify(
     if format_ is Format.JSON:
         console.emit_json({"checks": [verdict.to_dict() for verdict in verdicts]})
     else:
-        console.emit(console.verdict_table(verdicts))
+        console.emit(verdict_table(verdicts))
     raise typer.Exit(int(ExitCode.DONE if all(verdict.ok for verdict in verdicts) else ExitCode.RUN))

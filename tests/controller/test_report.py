@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from controller.charts import clock_text
 from controller.figures import read_figures
-from controller.report import page, percent, size, summary, write_report
+from controller.report import page, summary, write_report
 from controller.rundir import RunDirectory
+from controller.wording import clock_text, percent, size
 
 MakeRun = Callable[..., RunDirectory]
 VOID = {"meta", "rect", "circle", "line", "path", "br", "link", "img"}
