@@ -24,15 +24,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from testbed import registry
 from testbed.errors import BugError, ScenarioError, SkyrackError
 from testbed.mission import MissionPlan
 from testbed.scenario import FailureSettings, Scenario, load_scenario
+from testbed.scenario_learning import Mode
 from testbed.strategy.base import Strategy
 
-MODES = ("head", "u-shaped")
+MODES: tuple[str, ...] = get_args(Mode)
 BY_MODE: Mapping[str, Mapping[str, str]] = {
     "head": {"learning.local_epochs": "3"},
     "u-shaped": {"learning.local_epochs": "1", "learning.learning_rate": "0.001"},
@@ -42,8 +43,8 @@ TRAIN, TEST = 900, 60
 """Samples of Landsat that there are in a trial: enough for eight satellites, and few to encode."""
 TIME_TOLERANCE = 0.15
 """By how much a mission may take longer or shorter than was predicted: the model of links that predicts does not know
-the order in which chunks really meet. In missions as short as these one of Skyrack's own strategies is off by 12 %, the
-others by up to 7."""
+the order in which chunks really meet. In missions as short as these it is off by up to 12 % (``collaborative``, mode
+``head``), else by up to 7."""
 BYTES_TOLERANCE = 0.02
 """The same of bytes between space and ground: what is planned is what is sent, but for headers."""
 
@@ -73,9 +74,9 @@ class Trial:
     @property
     def object(self) -> Strategy:
         """The strategy."""
-        loaded = registry.load("strategies", self.strategy)
+        loaded: Strategy = registry.load("strategies", self.strategy)
         require(isinstance(loaded, Strategy), f"{self.strategy} is no testbed.strategy.base.Strategy")
-        return loaded  # type: ignore[no-any-return]
+        return loaded
 
     @property
     def modes(self) -> list[str]:

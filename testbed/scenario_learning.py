@@ -49,6 +49,8 @@ def _weights(entry: Entry, text: str) -> str:
 
 
 NAMED_MODELS = ("minilm", "presto")
+Mode = Literal["head", "u-shaped"]
+"""What is trained: the head alone, on features of a frozen backbone; or LoRA in the backbone as well."""
 _MODEL = f"{', '.join(NAMED_MODELS)}, the path of a folder with a config.json, or a hub id (owner/name)"
 _DATASET = "or the path of an .npz file or of a folder of images"
 _WEIGHTS = "pretrained, random, or the path of a .safetensors file"
@@ -78,7 +80,7 @@ class LearningSettings(Settings):
     dirichlet_alpha: float | None = Field(default=None, gt=0, le=1e6)
     """How unevenly classes are spread over satellites: small is uneven (Hsu et al., 2019, arXiv:1909.06335). Needed by
     partition dirichlet, and of no effect on the others."""
-    mode: Literal["head", "u-shaped"] = "head"
+    mode: Mode = "head"
     split_order: Literal["pooled", "per-satellite"] = "pooled"
     """In mode u-shaped across the cut: who takes an optimiser step. All together on one large batch of ``batch_size``,
     which is what training in one place does; or one satellite after the other, on batches of its own."""

@@ -23,6 +23,7 @@ from testbed.learning.runtime import make_deterministic
 from testbed.learning.split import GroundSide, SatelliteSide, split_step
 from testbed.learning.tasks import load_dataset
 from tests.bench.row import Row
+from tests.split_parts import Parts, VitBackbone
 
 BATCH = 8
 STEPS = 21
@@ -47,43 +48,21 @@ def rows() -> Iterator[Row]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-class _Blocks(nn.Module):
-    """What is between the cuts; a feature is the class token."""
-
-    def __init__(self, vit: Any) -> None:
-        super().__init__()
-        encoder = getattr(vit, "encoder", vit)  # transformers 5.x moved the layers
-        self.layers: nn.ModuleList = encoder.layer if hasattr(encoder, "layer") else encoder.layers
-        self.norm: nn.LayerNorm = vit.layernorm
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        for layer in self.layers:
-            output = layer(tokens)
-            tokens = output[0] if isinstance(output, tuple) else output
-        return self.norm(tokens)[:, 0]  # type: ignore[no-any-return]
-
-
-class _Model(nn.Module):
+def _model() -> Parts:
     """ViT-tiny with a linear head, in its three parts."""
+    from transformers import ViTConfig, ViTModel
 
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import ViTConfig, ViTModel
-
-        torch.manual_seed(0)
-        config = ViTConfig(
-            hidden_size=192,
-            num_hidden_layers=12,
-            num_attention_heads=3,
-            intermediate_size=768,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-        vit = ViTModel(config, add_pooling_layer=False)
-        self.embedding, self.backbone, self.head = vit.embeddings, _Blocks(vit), nn.Linear(192, CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(self.embedding(images)))  # type: ignore[no-any-return]
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=192,
+        num_hidden_layers=12,
+        num_attention_heads=3,
+        intermediate_size=768,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    vit = ViTModel(config, add_pooling_layer=False)
+    return Parts(vit.embeddings, VitBackbone(vit), nn.Linear(192, CLASSES))
 
 
 def _batch() -> tuple[Tensor, Tensor]:
@@ -100,7 +79,7 @@ def _sgd(*modules: nn.Module) -> SGD:
 
 def _overhead() -> Iterator[Row]:
     images, labels = _batch()
-    whole = _Model()
+    whole = _model()
     parts = copy.deepcopy(whole)
     optimiser = _sgd(whole)
     satellite = SatelliteSide(parts.embedding, parts.head, _sgd(parts.embedding, parts.head))
@@ -128,7 +107,7 @@ def _shares() -> Iterator[Row]:
     )
     for name, trains_embedding, change, goal in cases:
         images, labels = _batch()
-        model = _Model()
+        model = _model()
         change(model.backbone)
         model.embedding.requires_grad_(trains_embedding)
         satellite = SatelliteSide(model.embedding, model.head, _sgd(model.embedding, model.head))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from testbed.learning.model import Embedding, Head
 from testbed.learning.runtime import make_deterministic
 from testbed.learning.split import GroundSide, SatelliteSide, Wire, lossless, train_split
 from testbed.learning.tasks import load_dataset
+from tests.split_parts import Parts, VitBackbone
 
 STEPS = 20
 BATCH = 6
@@ -29,33 +29,6 @@ OPTIMISERS: dict[str, MakeOptimiser] = {
     "sgd-momentum": lambda parameters: SGD(parameters, lr=0.05, momentum=0.9),
     "adamw": lambda parameters: AdamW(parameters, lr=1e-3),
 }
-
-
-class Parts(nn.Module):
-    """A model in three parts that can also be run whole."""
-
-    def __init__(self, embedding: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.embedding, self.backbone, self.head = embedding, backbone, head
-
-    def forward(self, samples: Tensor) -> Tensor:
-        return self.head(self.backbone(self.embedding(samples)))  # type: ignore[no-any-return]
-
-
-class VitBackbone(nn.Module):
-    """The layers of a transformers ViT behind its embedding; the feature is the class token."""
-
-    def __init__(self, vit: Any) -> None:
-        super().__init__()
-        encoder = getattr(vit, "encoder", vit)  # transformers 5.x moved the layers
-        self.layers: nn.ModuleList = encoder.layer if hasattr(encoder, "layer") else encoder.layers
-        self.norm: nn.LayerNorm = vit.layernorm
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        for layer in self.layers:
-            output = layer(tokens)
-            tokens = output[0] if isinstance(output, tuple) else output
-        return self.norm(tokens)[:, 0]  # type: ignore[no-any-return]
 
 
 def _minilm() -> tuple[Parts, Tensor, Tensor]:
