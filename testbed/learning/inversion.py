@@ -236,7 +236,8 @@ def _observe(embedding: nn.Module, layer: nn.Module, norm: nn.Module | None, sam
     hooks = [one.register_forward_hook(catch) for one in (layer, norm) if one is not None]
     try:
         cut = embedding(torch.zeros_like(samples[:2]))[:1].to(torch.float64)  # two: kernels for one differ
-        (before, after), (normed, _) = caught[layer], caught.get(norm, (cut, cut)) if norm else (cut, cut)
+        before, after = caught[layer]
+        normed = cut if norm is None else caught[norm][0]
         top = BYTE_PEAK if samples.dtype == torch.uint8 else 1.0
         embedding(torch.full_like(samples[:2], top))
         before_top, _ = caught[layer]
