@@ -10,6 +10,7 @@ saying that from a real instant on mission time runs from a value, or stands sti
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -127,9 +128,10 @@ class LoopClock(Clock):
         return asyncio.get_running_loop().time() - self._zero_s
 
     async def sleep_until(self, mission_s: float) -> None:
-        delay_s = mission_s - self.now()
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
+        # Again, because timers fire a nanosecond early and sums are rounded; what is left may be less than the loop's
+        # time can tell apart.
+        while (left_s := mission_s - self.now()) > 0:  # noqa: ASYNC110 - the time itself is what is waited for
+            await asyncio.sleep(max(left_s, math.ulp(asyncio.get_running_loop().time())))
 
     async def compute(self, charge_s: float, work: Callable[[], T]) -> T:
         done_s = self.now() + charge_s

@@ -97,3 +97,22 @@ def test_a_computation_costs_its_charge(zero_s: float, begin_s: float, charge_s:
     loop.close()
     assert result == "done"
     assert took_s == pytest.approx(charge_s, abs=1e-6)
+
+
+@given(st.floats(-1e6, 1e6), st.lists(st.floats(1e-10, 1e5), min_size=1, max_size=5))
+def test_nobody_wakes_before_the_time(zero_s: float, naps_s: list[float]) -> None:
+    """Loops run timers that are due within a nanosecond, and sums are rounded: both woke sleepers early, who then found
+    a contact not quite over."""
+
+    async def sleep() -> None:
+        clock = LoopClock(zero_s)
+        for nap_s in naps_s:
+            until_s = clock.now() + nap_s
+            await clock.sleep_until(until_s)
+            assert until_s <= clock.now() <= until_s + 1e-9
+
+    loop = VirtualTimeLoop()
+    try:
+        loop.run_until_complete(sleep())
+    finally:
+        loop.close()
