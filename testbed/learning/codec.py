@@ -24,9 +24,14 @@ from testbed.learning.codec_sizes import CODEC_SIZES, FIELD, encoded_bytes
 
 __all__ = ["CODECS", "CodecError", "decode", "encode", "encoded_bytes", "find_codec", "round_trip"]
 
-_LEVELS = 127
+_LEVELS = np.float32(127)
 _LOW_BITS = 0xFF
 """Cleared in a scale, whose 16 significant bits times the 7 of the largest value are exact in 24."""
+_LEAST_SCALE = np.float32((_LOW_BITS + 1) * 2.0**-149)
+"""The smallest scale above 0: those bits are the lowest of a subnormal fp32."""
+_BLOCK_VALUES = 131_072
+"""Rounded at a time: 0.5 MiB, which stays in a core's cache. Against the whole at once, a quarter less time for
+ViT-B/16's 8 x 197 x 768 values."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,34 @@ def _pack_int8(values: Tensor) -> bytes:
     if not values.numel():
         return b""
     tokens = values.reshape(math.prod(values.shape[:-1]), -1)
-    work = tokens.abs()
-    largest = work.amax(dim=1, keepdim=True)  # a NaN of a token is its largest
-    _check_finite(largest, largest, "int8", "finite values")
-    bits = (largest / _LEVELS).view(torch.int32)
-    scales = ((bits + _LOW_BITS) & ~_LOW_BITS).view(torch.float32)
-    # A token of zeros has scale 0, and keeps its zeros. Rounded to nearest, ties to even.
-    torch.div(tokens, torch.where(scales == 0, 1.0, scales), out=work).round_()
-    return b"".join((scales.numpy().astype("<f4", copy=False).data, work.to(torch.int8).numpy().data))
+    count, width = tokens.shape
+    per_block = max(1, _BLOCK_VALUES // width)
+    # numpy's arrays: torch fills what it allocates where its algorithms are deterministic, and takes three times as
+    # long for what is as small as the scales of a block.
+    work = torch.from_numpy(np.empty((min(per_block, count), width), np.float32))
+    largest = np.empty((count, 1), np.float32)
+    levels = np.empty((count, width), np.int8)
+    for first in range(0, count, per_block):
+        part = slice(first, first + per_block)
+        block = tokens[part]
+        rounded = work[: len(block)]
+        torch.amax(torch.abs(block, out=rounded), dim=1, keepdim=True, out=torch.from_numpy(largest[part]))
+        # A token with scale 0 keeps its zeros: nothing in it is above half of the least scale.
+        divisors = torch.from_numpy(np.maximum(_scales(largest[part]), _LEAST_SCALE))
+        # To nearest, ties to even.
+        torch.from_numpy(levels[part]).copy_(torch.div(block, divisors, out=rounded).round_())
+    largests = torch.from_numpy(largest)  # a NaN of a token is its largest
+    _check_finite(largests, largests, "int8", "finite values")
+    return b"".join((_scales(largest).astype("<f4", copy=False).data, levels.data))
+
+
+def _scales(largest: np.ndarray) -> np.ndarray:
+    """Of tokens by their largest magnitudes, fp32."""
+    scales: np.ndarray = largest / _LEVELS
+    bits = scales.view(np.int32)
+    bits += _LOW_BITS
+    bits &= ~_LOW_BITS
+    return scales
 
 
 def _unpack_int8(data: bytes, shape: Sequence[int]) -> Tensor:

@@ -158,12 +158,14 @@ def test_int8_of_what_was_decoded_is_the_same_bytes(numbers: list[list[float]]) 
     assert again[4 * len(numbers) :] == data[4 * len(numbers) :]
 
 
-def test_int8_on_real_sizes_is_a_plain_loop_in_fp64() -> None:
-    tensor = torch.randn((3, 17, 384), generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("shape", [(3, 17, 384), (2, 197, 768), (2, 150_000)])  # the last two are rounded in parts
+def test_int8_on_real_sizes_is_a_plain_loop_in_fp64(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    tokens = tensor.reshape(-1, shape[-1]).numpy()
     data = encode(tensor, "int8")
-    scales = _scales(data, 51)
-    values = np.frombuffer(data, np.int8, offset=4 * 51).reshape(51, 384)
-    for token, scale, row in zip(tensor.reshape(51, 384).numpy(), scales, values, strict=True):
+    scales = _scales(data, len(tokens))
+    values = np.frombuffer(data, np.int8, offset=4 * len(tokens)).reshape(tokens.shape)
+    for token, scale, row in zip(tokens, scales, values, strict=True):
         assert scale == pytest.approx(np.abs(token.astype(np.float64)).max() / 127, rel=2.0**-15)
         expected = np.rint(token.astype(np.float64) / np.float64(scale))
         assert np.abs(row - expected).max() <= 1 and (row != expected).mean() < 1e-3  # ties within fp32's rounding
@@ -179,9 +181,12 @@ def test_int8_keeps_zeros_and_lays_scales_before_values() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_int8_refuses_what_has_no_scale(value: float) -> None:
+@pytest.mark.parametrize("tokens", [2, 1000])  # at once, and in the last of several parts
+def test_int8_refuses_what_has_no_scale(tokens: int, value: float) -> None:
+    tensor = torch.ones(tokens, 384)
+    tensor[-1, 3] = value
     with pytest.raises(ScenarioError) as caught:
-        encode(torch.tensor([[1.0, 2.0], [3.0, value]]), "int8")
+        encode(tensor, "int8")
     assert caught.value.field == "learning.codec"
 
 
