@@ -6,6 +6,7 @@ else. Nothing heavy is imported before a command needs it: ``--help`` answers at
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from controller import commands as commands
@@ -15,6 +16,11 @@ from testbed.errors import ExitCode
 
 def main() -> int:
     """The entry point of ``skyrack``."""
+    # What ends a command, ends it as Ctrl-C does: temporary folders go, guests are powered off. Under nohup SIGHUP is
+    # ignored, and stays so.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     app()
     return ExitCode.DONE
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,6 +242,25 @@ def test_a_signal_stops_a_run_in_order(tmp_path: Path, number: signal.Signals) -
     assert (process.returncode, stdout) == (130, ""), first + stderr
     assert "stopped" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_verify_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    program = "import sys; from controller.cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "verify", "demo", "--check", "on-board"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    while not (folders := list(tmp_path.glob("skyrack-verify-*/*/"))):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout, stderr) == (130, "", "skyrack: stopped\n")
+    assert folders
+    assert list(tmp_path.glob("skyrack-*")) == []
 
 
 def test_a_terminal_gets_colour_and_its_own_width(make_run: MakeRun, tmp_path: Path) -> None:
