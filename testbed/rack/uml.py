@@ -141,6 +141,7 @@ def _request(
     guest = {
         "argv": list(argv),
         "env": {**env, **GUEST_ENVIRONMENT, "SKYRACK_GUEST": "virtual" if kernel.time_travel else "real"},
+        "virtual": kernel.time_travel,
         "cwd": str(cwd),
         "binds": [str(path) for path in _covered([*binds, cwd])],
         "modules": list(GUEST_MODULES) if kernel.modules_folder else [],
